@@ -1,0 +1,355 @@
+use std::collections::HashMap;
+use std::ops::Range;
+
+use vila_engine::ops::{Copy, Fill};
+use vila_engine::philox::Stream;
+use vila_engine::{Backend, DType, Error, Result, Tensor};
+
+/// Every tensor starts at a multiple of this many elements: 256 bytes in the narrowest type.
+const ALIGN: usize = 128;
+
+/// A parameter of a [`ParamStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParamId(usize);
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// All zeros.
+    Zeros,
+    /// All ones.
+    Ones,
+    /// Normal with mean 0.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// Uniform in `±bound`.
+    Uniform {
+        /// Largest magnitude.
+        bound: f64,
+    },
+}
+
+/// A tensor as files know it: its name and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamPart {
+    /// Name on disk.
+    pub name: String,
+    /// Shape on disk; a matrix has rows `shape[0]` and the product of the rest as columns.
+    pub shape: Vec<usize>,
+}
+
+impl ParamPart {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a model asks the store for: one tensor of the computation, made of one or more parts that lie side by side.
+#[derive(Clone, Debug)]
+pub struct ParamSpec {
+    /// Name of the fused tensor: the first part's unless [`ParamSpec::fused`] gave one.
+    pub name: String,
+    /// The parts in order.
+    pub parts: Vec<ParamPart>,
+    /// Block of the model, for segments: `llm.layers.3`.
+    pub segment: String,
+    /// Learning-rate group.
+    pub group: usize,
+    /// Whether weight decay applies: by default to tensors of two or more dimensions.
+    pub decay: bool,
+    /// How it starts.
+    pub init: Init,
+}
+
+impl ParamSpec {
+    /// One tensor of its own.
+    pub fn new(name: impl Into<String>, shape: &[usize]) -> Self {
+        let name = name.into();
+        let part = ParamPart { name: name.clone(), shape: shape.to_vec() };
+        Self::fused(name, vec![part])
+    }
+
+    /// Parts side by side under one name; all are vectors, or matrices of one width.
+    pub fn fused(name: impl Into<String>, parts: Vec<ParamPart>) -> Self {
+        let decay = parts.iter().any(|part| part.shape.len() > 1);
+        ParamSpec { name: name.into(), parts, segment: String::new(), group: 0, decay, init: Init::Zeros }
+    }
+
+    /// Sets the segment.
+    pub fn segment(self, segment: impl Into<String>) -> Self {
+        ParamSpec { segment: segment.into(), ..self }
+    }
+
+    /// Sets the initial values.
+    pub fn init(self, init: Init) -> Self {
+        ParamSpec { init, ..self }
+    }
+
+    /// Sets the learning-rate group.
+    pub fn group(self, group: usize) -> Self {
+        ParamSpec { group, ..self }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(ParamPart::len).sum()
+    }
+
+    /// Whether it has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows and columns of the fused tensor; a vector is one row.
+    fn matrix(&self) -> (usize, usize) {
+        match self.parts.first() {
+            Some(part) if part.shape.len() > 1 => {
+                let cols = part.shape[1..].iter().product::<usize>().max(1);
+                (self.len() / cols, cols)
+            }
+            _ => (1, self.len()),
+        }
+    }
+}
+
+/// Where a trainable part lies in the flat buffers.
+#[derive(Clone, Debug)]
+pub struct ParamRange {
+    /// Name on disk.
+    pub name: String,
+    /// Shape on disk.
+    pub shape: Vec<usize>,
+    /// Elements in the flat buffers.
+    pub range: Range<usize>,
+    /// Whether weight decay applies.
+    pub decay: bool,
+    /// Learning-rate group.
+    pub group: usize,
+    /// Block of the model.
+    pub segment: String,
+    /// The fused tensor it belongs to.
+    pub param: ParamId,
+}
+
+struct Slot {
+    spec: ParamSpec,
+    weight: Tensor,
+    grad: Option<Tensor>,
+    master: Option<Tensor>,
+}
+
+/// Weights by name; the trainable ones flat, with gradients (and f32 masters) at the same offsets.
+pub struct ParamStore {
+    slots: Vec<Slot>,
+    by_name: HashMap<String, ParamId>,
+    ranges: Vec<ParamRange>,
+    weights: Tensor,
+    grads: Tensor,
+    masters: Option<Tensor>,
+    dtype: DType,
+}
+
+impl ParamStore {
+    /// Allocates and initialises the parameters; those that `trains` accepts lie in the flat buffers, in order.
+    ///
+    /// Weights have type `dtype`. Gradients are f32 (f64 for f64 weights); bf16 weights get f32 masters.
+    /// Initial values depend on `seed` and the part's name only.
+    pub fn new(
+        backend: &dyn Backend,
+        specs: Vec<ParamSpec>,
+        dtype: DType,
+        seed: u64,
+        trains: impl Fn(&ParamSpec) -> bool,
+    ) -> Result<Self> {
+        let store = Self::layout(backend, specs, dtype, trains)?;
+        for slot in &store.slots {
+            let mut values = Vec::with_capacity(slot.spec.len());
+            slot.spec.parts.iter().for_each(|part| initial(slot.spec.init, part, seed, &mut values));
+            store.set_slot(backend, slot, &values)?;
+        }
+        Ok(store)
+    }
+
+    fn layout(
+        backend: &dyn Backend,
+        specs: Vec<ParamSpec>,
+        dtype: DType,
+        trains: impl Fn(&ParamSpec) -> bool,
+    ) -> Result<Self> {
+        let aligned = |len: usize| len.next_multiple_of(ALIGN);
+        let total: usize = specs.iter().filter(|spec| trains(spec)).map(|spec| aligned(spec.len())).sum();
+        let grad_dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let weights = backend.zeros(dtype, 1, total)?;
+        let grads = backend.zeros(grad_dtype, 1, total)?;
+        let masters = if dtype == DType::BF16 { Some(backend.zeros(DType::F32, 1, total)?) } else { None };
+        let (mut slots, mut ranges, mut offset) = (Vec::new(), Vec::new(), 0);
+        for (index, spec) in specs.into_iter().enumerate() {
+            let (rows, cols) = spec.matrix();
+            if !trains(&spec) {
+                slots.push(Slot { weight: backend.alloc(dtype, rows, cols)?, grad: None, master: None, spec });
+                continue;
+            }
+            let view = |flat: &Tensor| flat.slice_cols(offset..offset + rows * cols)?.reshape(rows, cols);
+            let mut start = offset;
+            for part in &spec.parts {
+                let range = start..start + part.len();
+                start = range.end;
+                ranges.push(ParamRange {
+                    name: part.name.clone(),
+                    shape: part.shape.clone(),
+                    range,
+                    decay: spec.decay,
+                    group: spec.group,
+                    segment: spec.segment.clone(),
+                    param: ParamId(index),
+                });
+            }
+            let master = masters.as_ref().map(view).transpose()?;
+            slots.push(Slot { weight: view(&weights)?, grad: Some(view(&grads)?), master, spec: spec.clone() });
+            offset += aligned(spec.len());
+        }
+        let names = slots.iter().enumerate();
+        let by_name = names.map(|(index, slot)| (slot.spec.name.clone(), ParamId(index))).collect();
+        Ok(ParamStore { slots, by_name, ranges, weights, grads, masters, dtype })
+    }
+
+    /// The same weights with another choice of what trains; gradients start at zero.
+    pub fn with_trainable(self, backend: &dyn Backend, trains: impl Fn(&ParamSpec) -> bool) -> Result<Self> {
+        let specs = self.slots.iter().map(|slot| slot.spec.clone()).collect();
+        let store = Self::layout(backend, specs, self.dtype, trains)?;
+        for (old, new) in self.slots.iter().zip(&store.slots) {
+            let source = old.master.as_ref().unwrap_or(&old.weight);
+            backend.copy(&Copy { x: source, y: &new.weight })?;
+            if let Some(master) = &new.master {
+                backend.copy(&Copy { x: source, y: master })?;
+            }
+        }
+        Ok(store)
+    }
+
+    /// Element type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The parameter of that (fused) name.
+    pub fn id(&self, name: &str) -> Option<ParamId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// All parameters in model order.
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+        (0..self.slots.len()).map(ParamId)
+    }
+
+    /// What the model asked for.
+    pub fn spec(&self, id: ParamId) -> &ParamSpec {
+        &self.slots[id.0].spec
+    }
+
+    /// The weight; vectors are one row.
+    pub fn weight(&self, id: ParamId) -> &Tensor {
+        &self.slots[id.0].weight
+    }
+
+    /// The gradient, if the parameter trains.
+    pub fn grad(&self, id: ParamId) -> Option<&Tensor> {
+        self.slots[id.0].grad.as_ref()
+    }
+
+    /// Whether the parameter trains.
+    pub fn trains(&self, id: ParamId) -> bool {
+        self.slots[id.0].grad.is_some()
+    }
+
+    /// Trainable parts in the order of their offsets.
+    pub fn ranges(&self) -> &[ParamRange] {
+        &self.ranges
+    }
+
+    /// All trainable weights, `[1, n]`.
+    pub fn flat_weights(&self) -> &Tensor {
+        &self.weights
+    }
+
+    /// All gradients, `[1, n]`.
+    pub fn flat_grads(&self) -> &Tensor {
+        &self.grads
+    }
+
+    /// What the optimizer updates, `[1, n]`: f32 masters of bf16 weights, else the weights.
+    pub fn flat_masters(&self) -> &Tensor {
+        self.masters.as_ref().unwrap_or(&self.weights)
+    }
+
+    /// Sets all gradients to zero.
+    pub fn zero_grads(&self, backend: &dyn Backend) -> Result<()> {
+        backend.fill(&Fill { y: &self.grads, value: 0.0 })
+    }
+
+    /// Rounds masters into the weights after an update.
+    pub fn publish_masters(&self, backend: &dyn Backend) -> Result<()> {
+        self.masters.as_ref().map_or(Ok(()), |masters| backend.copy(&Copy { x: masters, y: &self.weights }))
+    }
+
+    /// Overwrites a parameter: the values of its parts one after another.
+    pub fn set(&self, backend: &dyn Backend, id: ParamId, values: &[f32]) -> Result<()> {
+        self.set_slot(backend, &self.slots[id.0], values)
+    }
+
+    fn set_slot(&self, backend: &dyn Backend, slot: &Slot, values: &[f32]) -> Result<()> {
+        if values.len() != slot.spec.len() {
+            let message = format!("{} takes {} values, got {}", slot.spec.name, slot.spec.len(), values.len());
+            return Err(Error::Argument { op: "set", message });
+        }
+        let (rows, cols) = slot.spec.matrix();
+        let values = backend.from_f32(rows, cols, values)?;
+        for target in [Some(&slot.weight), slot.master.as_ref()].into_iter().flatten() {
+            backend.copy(&Copy { x: &values, y: target })?;
+        }
+        Ok(())
+    }
+
+    /// Every part with its weight as f32 (the master where there is one), in model order.
+    pub fn export(&self, backend: &dyn Backend, id: ParamId) -> Result<Vec<(ParamPart, Vec<f32>)>> {
+        let slot = &self.slots[id.0];
+        let source = slot.master.as_ref().unwrap_or(&slot.weight);
+        let values = backend.alloc(DType::F32, source.rows(), source.cols())?;
+        backend.copy(&Copy { x: source, y: &values })?;
+        let values = backend.to_vec::<f32>(&values)?;
+        let mut rest = values.as_slice();
+        Ok(slot
+            .spec
+            .parts
+            .iter()
+            .map(|part| {
+                let (mine, others) = rest.split_at(part.len());
+                rest = others;
+                (part.clone(), mine.to_vec())
+            })
+            .collect())
+    }
+}
+
+/// FNV-1a, so that initial values follow the name and not the layout.
+fn name_stream(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn initial(init: Init, part: &ParamPart, seed: u64, values: &mut Vec<f32>) {
+    let mut random = Stream::new(seed, name_stream(&part.name));
+    values.extend((0..part.len()).map(|_| match init {
+        Init::Zeros => 0.0,
+        Init::Ones => 1.0,
+        Init::Normal { std } => (std * random.normal()) as f32,
+        Init::Uniform { bound } => (bound * (2.0 * random.uniform() - 1.0)) as f32,
+    }));
+}

@@ -1,0 +1,112 @@
+//! One tokenisation per document, and the loss mask from its byte offsets.
+
+use std::ops::Range;
+
+use super::super::tokens::{IMAGE_MARK, IMAGE_PLACEHOLDER, Span, Tokenize, TokenizeError};
+use super::document::{Document, DocumentEnd};
+use super::error::Problem;
+use super::options::TokenLimit;
+
+/// A document as tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids, [`IMAGE_PLACEHOLDER`] where an image goes.
+    pub tokens: Vec<u32>,
+    /// For each token, whether it is a prediction target.
+    pub loss: Vec<bool>,
+    /// Number of images kept.
+    pub images: usize,
+    /// Whether the document was longer than the limit and lost its end.
+    pub cut: bool,
+}
+
+/// Tokenises a document.
+///
+/// A token is a target if it shares a byte with a trained range; the token that begins the document and images never are.
+///
+/// # Errors
+/// The tokenizer fails, marks and images disagree, or there is no text or nothing to learn.
+pub fn encode_document(
+    tokenizer: &dyn Tokenize,
+    document: &Document,
+    limit: Option<TokenLimit>,
+) -> Result<Encoded, Problem> {
+    let spans = encode_with_images(tokenizer, &document.text)?;
+    let marks = spans.iter().filter(|(token, _)| *token == IMAGE_PLACEHOLDER).count();
+    if marks != document.images.len() {
+        return Err(Problem::CountMismatch { marks, images: document.images.len() });
+    }
+    if marks == spans.len() {
+        return Err(Problem::Empty);
+    }
+    let mut encoded = Encoded { images: marks, ..Encoded::default() };
+    if let Some(bos) = tokenizer.bos() {
+        encoded.push(bos, false);
+    }
+    for (token, range) in spans {
+        let target = token != IMAGE_PLACEHOLDER && document.trained.iter().any(|trained| overlap(trained, &range));
+        encoded.push(token, target);
+    }
+    match document.end {
+        DocumentEnd::Open => {}
+        DocumentEnd::Closed => encoded.push(tokenizer.eos(), false),
+        DocumentEnd::ClosedAndTrained => encoded.push(tokenizer.eos(), true),
+    }
+    if let Some(limit) = limit {
+        encoded.cut_to(limit);
+    }
+    if encoded.loss.contains(&true) { Ok(encoded) } else { Err(Problem::NoTarget) }
+}
+
+impl Encoded {
+    fn push(&mut self, token: u32, target: bool) {
+        self.tokens.push(token);
+        self.loss.push(target);
+    }
+
+    /// Keeps what fits; an image that does not fit whole goes.
+    fn cut_to(&mut self, limit: TokenLimit) {
+        let mut length = 0;
+        let fitting = self.tokens.iter().take_while(|&&token| {
+            length += if token == IMAGE_PLACEHOLDER { limit.per_image } else { 1 };
+            length <= limit.tokens
+        });
+        let kept = fitting.count();
+        self.cut = kept < self.tokens.len();
+        self.tokens.truncate(kept);
+        self.loss.truncate(kept);
+        self.images = self.tokens.iter().filter(|&&token| token == IMAGE_PLACEHOLDER).count();
+    }
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// Tokens of a text in which image marks become placeholders.
+///
+/// A tokenizer that knows the mark sees the whole text, as Hugging Face processors do it; otherwise each piece between marks is
+/// tokenised by itself, as the original code does it.
+fn encode_with_images(tokenizer: &dyn Tokenize, text: &str) -> Result<Vec<Span>, TokenizeError> {
+    if let Some(image) = tokenizer.image_token() {
+        let mut spans = tokenizer.encode_with_offsets(text)?;
+        for (token, _) in spans.iter_mut().filter(|(token, _)| *token == image) {
+            *token = IMAGE_PLACEHOLDER;
+        }
+        return Ok(spans);
+    }
+    let mut spans = Vec::new();
+    let mut start = 0;
+    for (index, chunk) in text.split(IMAGE_MARK).enumerate() {
+        if index > 0 {
+            spans.push((IMAGE_PLACEHOLDER, start..start + IMAGE_MARK.len()));
+            start += IMAGE_MARK.len();
+        }
+        if !chunk.is_empty() {
+            let encoded = tokenizer.encode_with_offsets(chunk)?;
+            spans.extend(encoded.into_iter().map(|(token, range)| (token, range.start + start..range.end + start)));
+        }
+        start += chunk.len();
+    }
+    Ok(spans)
+}

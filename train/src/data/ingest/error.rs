@@ -1,0 +1,161 @@
+//! What can be wrong with a corpus.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::super::shard::ShardError;
+use super::super::tokens::TokenizeError;
+use super::options::OptionError;
+
+/// Ingestion stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The options make no sense together.
+    #[error(transparent)]
+    Options(#[from] OptionError),
+    /// An input file could not be read.
+    #[error("{}: cannot be read: {source}; check the path given as input", path.display())]
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file as a whole has the wrong form.
+    #[error("{}: {problem}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A record cannot be used, and the policy is to stop.
+    #[error("{place}: {problem}; correct the record, or pass over such records with --on-error skip")]
+    Record {
+        /// Where it is.
+        place: Place,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// The tokenizer lacks what the template writes.
+    #[error("template `{template}` ends answers with `</s>`, which the tokenizer does not know as its end token; choose another template or tokenizer")]
+    TemplateEnd {
+        /// Name of the template.
+        template: &'static str,
+    },
+    /// Nothing was left to store.
+    #[error("no usable document in {inputs} ({skipped} were passed over); check the format and the input")]
+    Nothing {
+        /// The input files.
+        inputs: String,
+        /// How many records were left out.
+        skipped: u64,
+    },
+    /// The shard could not be written.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+}
+
+/// A place in a corpus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// The line on which the record begins, counted from 1.
+    pub line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, line {}", self.file.display(), self.line)
+    }
+}
+
+/// A record that was passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Offender {
+    /// Where it is.
+    pub place: Place,
+    /// The kind of problem: the key under which it is counted.
+    pub kind: &'static str,
+    /// The problem in words.
+    pub message: String,
+}
+
+/// Why a record cannot become a document.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// Not a JSON object of the expected form.
+    #[error("not a valid record: {0}")]
+    Json(#[from] serde_json::Error),
+    /// No text at all.
+    #[error("the document has no text")]
+    Empty,
+    /// No token would be learned.
+    #[error("the document has no token to learn (no answer, or everything is masked)")]
+    NoTarget,
+    /// The text has another number of `<image>` marks than there are images.
+    #[error("{marks} <image> marks in the text for {images} images")]
+    CountMismatch {
+        /// Marks in the text.
+        marks: usize,
+        /// Images listed.
+        images: usize,
+    },
+    /// An image belongs to a sentence that does not exist.
+    #[error("image `{image}` has matched_text_index {index}, but there are {sentences} sentences")]
+    SentenceIndex {
+        /// The image.
+        image: String,
+        /// The index given.
+        index: i64,
+        /// Number of sentences.
+        sentences: usize,
+    },
+    /// A conversation in which somebody speaks out of turn.
+    #[error("turn {turn} is by `{found}`, expected {expected}")]
+    Roles {
+        /// Number of the turn, counted from 1.
+        turn: usize,
+        /// Who speaks.
+        found: String,
+        /// Who should.
+        expected: &'static str,
+    },
+    /// The plain template needs exactly one exchange.
+    #[error("the plain template needs one question and one answer, there are {exchanges} exchanges")]
+    NotPlain {
+        /// Number of exchanges.
+        exchanges: usize,
+    },
+    /// An image file is missing.
+    #[error("image file {} does not exist (set the image folder with --image-root)", .0.display())]
+    MissingImage(PathBuf),
+    /// An image file is there but cannot be used.
+    #[error("{0}")]
+    BadImage(String),
+    /// The tokenizer refused.
+    #[error(transparent)]
+    Tokenize(#[from] TokenizeError),
+}
+
+impl Problem {
+    /// The key under which such problems are counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "invalid_record",
+            Self::Empty => "empty_document",
+            Self::NoTarget => "no_target",
+            Self::CountMismatch { .. } => "image_count_mismatch",
+            Self::SentenceIndex { .. } => "sentence_index",
+            Self::Roles { .. } => "roles",
+            Self::NotPlain { .. } => "not_plain",
+            Self::MissingImage(_) => "missing_image",
+            Self::BadImage(_) => "bad_image",
+            Self::Tokenize(_) => "tokenizer",
+        }
+    }
+}

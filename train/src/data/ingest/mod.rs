@@ -1,0 +1,23 @@
+//! From corpora in public formats to a shard.
+//!
+//! Each format turns one record into [`document::Document`]s: text with `<image>` marks, the byte ranges that are learned, and the
+//! files of the images. Everything after that is common: one tokenisation per document, the loss mask from byte offsets, strict
+//! decoding of every image, and the order of the source.
+
+mod document;
+mod encode;
+mod error;
+mod images;
+mod llava;
+mod mmc4;
+mod options;
+mod pairs;
+mod run;
+mod source;
+mod text;
+
+pub use encode::{Encoded, encode_document};
+pub use document::{Document, DocumentEnd};
+pub use error::{IngestError, Offender, Place, Problem};
+pub use options::{Format, FormatOptions, IngestOptions, Layout, LossScope, OnError, OptionError, TokenLimit};
+pub use run::{IngestReport, cache_key, ingest};

@@ -1,0 +1,2 @@
+//! vila
+fn main() {}
