@@ -77,6 +77,7 @@ pub struct Tape<'a> {
     backend: &'a dyn Backend,
     store: &'a ParamStore,
     recompute: Recompute,
+    recording: bool,
     nodes: Vec<Node<'a>>,
     vars: usize,
     leaves: HashMap<VarId, Tensor>,
@@ -87,12 +88,17 @@ impl<'a> Tape<'a> {
     /// An empty tape that keeps every activation.
     pub fn new(backend: &'a dyn Backend, store: &'a ParamStore) -> Self {
         let (nodes, leaves) = (Vec::new(), HashMap::new());
-        Tape { backend, store, recompute: Recompute::None, nodes, vars: 0, leaves, on_complete: None }
+        Tape { backend, store, recompute: Recompute::None, recording: true, nodes, vars: 0, leaves, on_complete: None }
     }
 
     /// Chooses what the backward pass computes again; no choice changes a bit of the result.
     pub fn recompute(self, recompute: Recompute) -> Self {
         Tape { recompute, ..self }
+    }
+
+    /// A tape that records nothing, for inference: every value is a constant.
+    pub fn inference(backend: &'a dyn Backend, store: &'a ParamStore) -> Self {
+        Tape { recording: false, ..Self::new(backend, store) }
     }
 
     /// Calls `f` in the backward pass as soon as all uses of a parameter have added their gradients.
@@ -112,7 +118,7 @@ impl<'a> Tape<'a> {
 
     /// A value from outside; its gradient is kept if asked for.
     pub fn input(&mut self, tensor: Tensor, requires_grad: bool) -> Var<'a> {
-        let id = requires_grad.then(|| self.new_id());
+        let id = (requires_grad && self.recording).then(|| self.new_id());
         Var { tensor, id, remat: None }
     }
 
@@ -138,7 +144,8 @@ impl<'a> Tape<'a> {
 
     /// Whether an op on these inputs and parameters has a gradient to compute.
     pub(crate) fn records(&self, inputs: &[&Var], params: &[ParamId]) -> bool {
-        inputs.iter().any(|var| var.requires_grad()) || params.iter().any(|&id| self.store.trains(id))
+        let trains = || params.iter().any(|&id| self.store.trains(id));
+        self.recording && (inputs.iter().any(|var| var.requires_grad()) || trains())
     }
 
     /// A value that no gradient reaches.
@@ -192,7 +199,7 @@ impl<'a> Tape<'a> {
         inputs: &[Var<'a>],
         f: impl Fn(&mut Tape<'a>, &[Var<'a>]) -> Result<Vec<Var<'a>>> + 'a,
     ) -> Result<Vec<Var<'a>>> {
-        if self.recompute < Recompute::Block {
+        if self.recompute < Recompute::Block || !self.recording {
             return f(self, inputs);
         }
         // The inner tape shows which outputs have gradients and which parameters are used; its records are dropped.

@@ -1,2 +1,27 @@
-//! Placeholder.
+//! The VILA model: vision tower, projector, Llama; weights, images, tokens, generation.
+//!
+//! Load a checkpoint directory with [`Vila::load`], prompt it with [`generate`] or score continuations
+//! with [`score`]. Training runs [`VilaModel::loss`] on a tape.
+
+pub mod batch;
+pub mod config;
+mod error;
+mod generate;
 pub mod image;
+mod llama;
+mod loaded;
+mod projector;
+mod rope;
+mod score;
+pub mod tokenizer;
+mod vila;
+mod vision;
+pub mod weights;
+
+pub use batch::{Document, Images, PackedBatch};
+pub use config::VilaConfig;
+pub use error::{Error, Result};
+pub use generate::{FinishReason, GenerateOptions, Generation, generate, generate_ids};
+pub use loaded::Vila;
+pub use score::{Score, score};
+pub use vila::VilaModel;

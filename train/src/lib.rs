@@ -1,1 +1,3 @@
 //! Train.
+pub mod data;
+pub mod toy;

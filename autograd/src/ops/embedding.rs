@@ -9,7 +9,7 @@ impl<'a> Tape<'a> {
         let weight = self.store().weight(table);
         let y = self.alloc_like(weight, ids.len(), weight.cols())?;
         self.backend().gather_rows(&GatherRows { table: weight, index: ids, y: &y })?;
-        if !self.store().trains(table) {
+        if !self.records(&[], &[table]) {
             return Ok(self.constant(y));
         }
         let ids = ids.clone();

@@ -27,7 +27,7 @@ impl<'a> Tape<'a> {
             loss: &loss,
             row_loss: None,
             dhidden: dhidden.as_ref(),
-            dweight: self.store().grad(weight),
+            dweight: if self.records(&[], &[weight]) { self.store().grad(weight) } else { None },
         };
         self.backend().linear_cross_entropy(&args)?;
         if !self.records(&[hidden], &[weight]) {

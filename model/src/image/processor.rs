@@ -24,7 +24,7 @@ pub struct ChannelStats {
 impl ChannelStats {
     /// The statistics of OpenAI's CLIP.
     pub const CLIP: Self =
-        Self { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], std: [0.268_629_54, 0.261_302_58, 0.275_777_11] };
+        Self { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], std: [0.268_629_54, 0.261_302_6, 0.275_777_1] };
     /// The statistics of SigLIP.
     pub const SIGLIP: Self = Self { mean: [0.5; 3], std: [0.5; 3] };
 }

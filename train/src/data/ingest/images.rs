@@ -33,13 +33,11 @@ impl ImageShelf {
     }
 
     /// Is every one of these images usable? Stores nothing.
-    pub(super) fn check(&mut self, paths: &[PathBuf]) -> Result<(), Problem> {
-        for path in paths {
-            if let Some(Err(problem)) = self.batch.get_mut(path) {
-                return Err(again(problem));
-            }
+    pub(super) fn check(&self, paths: &[PathBuf]) -> Result<(), Problem> {
+        match paths.iter().find_map(|path| self.batch.get(path)?.as_ref().err()) {
+            Some(problem) => Err(again(problem)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Ids of images that [`ImageShelf::check`] passed; new ones are stored under the names given.

@@ -108,7 +108,8 @@ fn interleave(sentences: &[String], images: Vec<Placed>, scope: LossScope) -> Do
         _ => DocumentEnd::ClosedAndTrained,
     };
     if scope == LossScope::AllText {
-        document.trained = vec![0..document.text.len()];
+        let whole = 0..document.text.len();
+        document.trained = vec![whole];
     }
     document
 }

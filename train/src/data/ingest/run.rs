@@ -147,10 +147,88 @@ impl Run<'_> {
         let ready = prepared.iter().flatten().flatten();
         self.shelf.load(ready.flat_map(|document| &document.paths).map(PathBuf::as_path));
         for (record, prepared) in batch.iter().zip(prepared) {
-            if let Err(problem) = prepared.and_then(|documents| self.usable(documents)).map(|documents| self.store(source, record.line, &documents)).transpose_store()? {
-                self.offend(Place { file: input.to_owned(), line: record.line }, problem)?;
+            let usable = prepared.and_then(|documents| {
+                documents.iter().try_for_each(|document| self.shelf.check(&document.paths))?;
+                Ok(documents)
+            });
+            match usable {
+                Ok(documents) => self.store(source, record.line, &documents)?,
+                Err(problem) => self.offend(Place { file: input.to_owned(), line: record.line }, problem)?,
             }
         }
         Ok(())
     }
+
+    fn store(&mut self, source: u32, line: u64, documents: &[Ready]) -> Result<(), IngestError> {
+        if documents.is_empty() {
+            self.writer.note_skipped(WITHOUT_IMAGES, 1);
+        }
+        for document in documents {
+            let images = self.shelf.store(&document.paths, &document.names, &mut self.writer)?;
+            let Encoded { tokens, loss, .. } = &document.encoded;
+            self.writer.push(&Sample { tokens, loss, images: &images, source, source_line: line })?;
+            self.writer.note_skipped(CUT, u64::from(document.encoded.cut));
+        }
+        Ok(())
+    }
+
+    fn offend(&mut self, place: Place, problem: Problem) -> Result<(), IngestError> {
+        match self.options.on_error {
+            OnError::Stop => Err(IngestError::Record { place, problem }),
+            OnError::Skip => {
+                self.writer.note_skipped(problem.kind(), 1);
+                self.offenders.push(Offender { place, kind: problem.kind(), message: problem.to_string() });
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self) -> Result<IngestReport, IngestError> {
+        let counts = self.writer.counts();
+        if counts.samples == 0 {
+            let inputs: Vec<_> = self.options.inputs.iter().map(|input| input.display().to_string()).collect();
+            return Err(IngestError::Nothing { inputs: inputs.join(", "), skipped: self.records });
+        }
+        let manifest = self.writer.finish()?;
+        Ok(IngestReport {
+            records: self.records,
+            counts,
+            skipped: manifest.skipped.clone(),
+            offenders: self.offenders,
+            manifest,
+        })
+    }
+}
+
+/// Parses and tokenises one record.
+fn prepare(
+    record: &RawRecord,
+    options: &IngestOptions,
+    tokenizer: &dyn Tokenize,
+    root: &Path,
+) -> Result<Vec<Ready>, Problem> {
+    let documents = parse(record, options.format)?;
+    let ready = documents.into_iter().map(|document| {
+        let encoded = encode_document(tokenizer, &document, options.max_tokens)?;
+        let mut names = document.images;
+        names.truncate(encoded.images);
+        let paths = names.iter().map(|name| root.join(name)).collect();
+        Ok(Ready { encoded, names, paths })
+    });
+    ready.collect()
+}
+
+fn parse(record: &RawRecord, format: Format) -> Result<Vec<Document>, Problem> {
+    match format {
+        Format::Mmc4 { layout, loss_scope, max_images } => {
+            mmc4::documents(json(record)?, mmc4::Rules { layout, loss_scope, max_images })
+        }
+        Format::Pairs => Ok(vec![pairs::document(json(record)?)?]),
+        Format::Llava { template } => Ok(vec![llava::document(json(record)?, template)?]),
+        Format::Text => Ok(vec![text::document(json(record)?)?]),
+    }
+}
+
+fn json<T: DeserializeOwned>(record: &RawRecord) -> Result<T, Problem> {
+    Ok(serde_json::from_slice(&record.json)?)
 }

@@ -157,12 +157,12 @@ impl ShardReader {
         let tokens: &[u32] = self
             .tokens
             .read(record.token_offset * 4..token_end * 4)?
-            .and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
+            .and_then(entries)
             .ok_or_else(|| outside("token_offset"))?;
         let images: &[ImageId] = self
             .image_uses
             .read(record.image_offset * 4..end_of(record.image_offset, record.image_count) * 4)?
-            .and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
+            .and_then(entries)
             .ok_or_else(|| outside("image_offset"))?;
         let loss = self
             .loss
@@ -338,6 +338,11 @@ impl ShardReader {
     fn fault(&self, file: &CheckedRegion, index: u64, field: &'static str, problem: String) -> ShardError {
         ShardError::Record { path: file.path().to_owned(), index, field, problem }
     }
+}
+
+/// Bytes as entries of a fixed size. No bytes are no entries, wherever they lie.
+fn entries<T: bytemuck::Pod>(bytes: &[u8]) -> Option<&[T]> {
+    if bytes.is_empty() { Some(&[]) } else { bytemuck::try_cast_slice(bytes).ok() }
 }
 
 /// End of a run of entries; saturates, so that an absurd offset is beyond every limit.

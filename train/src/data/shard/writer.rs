@@ -226,7 +226,7 @@ impl ShardWriter {
     /// # Errors
     /// The disk refuses, or the directory has come into being meanwhile.
     pub fn finish(mut self) -> Result<Manifest, ShardError> {
-        if self.counts.tokens % 8 != 0 {
+        if !self.counts.tokens.is_multiple_of(8) {
             self.files.loss.write(&[self.pending_bits])?;
         }
         let files = self.close_files()?;
@@ -286,10 +286,11 @@ impl ShardWriter {
 
 impl Drop for ShardWriter {
     fn drop(&mut self) {
-        if !self.finished && self.partial.exists() {
-            if let Err(error) = fs::remove_dir_all(&self.partial) {
-                tracing::warn!(path = %self.partial.display(), %error, "an unfinished shard could not be removed");
-            }
+        if !self.finished
+            && self.partial.exists()
+            && let Err(error) = fs::remove_dir_all(&self.partial)
+        {
+            tracing::warn!(path = %self.partial.display(), %error, "an unfinished shard could not be removed");
         }
     }
 }
@@ -339,7 +340,7 @@ impl TrackedFile {
     }
 
     fn close(&mut self) -> Result<(FileEntry, Vec<u32>), ShardError> {
-        if self.bytes % BLOCK_BYTES as u64 != 0 {
+        if !self.bytes.is_multiple_of(BLOCK_BYTES as u64) {
             self.blocks.push(std::mem::take(&mut self.open_block));
         }
         self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(io_at(&self.path, "write it"))?;

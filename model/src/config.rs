@@ -1,0 +1,549 @@
+//! Configuration of a VILA model, and the files it is read from and written to.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use vila_engine::ops::{GeluKind, HeadShape};
+
+use crate::{Error, Result};
+
+/// A JSON object with its file, for messages.
+#[derive(Clone)]
+pub(crate) struct Fields {
+    path: PathBuf,
+    prefix: String,
+    object: Map<String, Value>,
+}
+
+impl Fields {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|error| Error::format(path, format!("not valid JSON: {error}; restore the file")))?;
+        match value {
+            Value::Object(object) => Ok(Fields { path: path.to_path_buf(), prefix: String::new(), object }),
+            _ => Err(Error::format(path, "expected a JSON object at the top level")),
+        }
+    }
+
+    pub(crate) fn error(&self, field: &str, problem: impl Into<String>) -> Error {
+        Error::Config {
+            path: self.path.clone(),
+            field: format!("{}{field}", self.prefix),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn get(&self, field: &str) -> Option<&Value> {
+        self.object.get(field).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.object.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    pub(crate) fn child(&self, field: &str) -> Result<Option<Fields>> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::Object(object)) => {
+                let prefix = format!("{}{field}.", self.prefix);
+                Ok(Some(Fields { path: self.path.clone(), prefix, object: object.clone() }))
+            }
+            Some(_) => Err(self.error(field, "must be an object")),
+        }
+    }
+
+    pub(crate) fn size_or(&self, field: &str, default: Option<usize>) -> Result<usize> {
+        let Some(value) = self.get(field) else {
+            return default.ok_or_else(|| self.error(field, "is missing"));
+        };
+        // Larger values are a damaged file, not a model; they would only overflow later.
+        match value.as_u64() {
+            Some(value) if value > 0 && value < 1 << 32 => Ok(value as usize),
+            _ => Err(self.error(field, format!("is {value}, expected a positive integer"))),
+        }
+    }
+
+    pub(crate) fn size(&self, field: &str) -> Result<usize> {
+        self.size_or(field, None)
+    }
+
+    pub(crate) fn number_or(&self, field: &str, default: f64) -> Result<f64> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => value.as_f64().ok_or_else(|| self.error(field, format!("is {value}, expected a number"))),
+        }
+    }
+
+    pub(crate) fn flag_or(&self, field: &str, default: bool) -> Result<bool> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.error(field, format!("is {value}, expected true or false"))),
+        }
+    }
+
+    pub(crate) fn text(&self, field: &str) -> Result<Option<&str>> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(value) => Err(self.error(field, format!("is {value}, expected a string"))),
+        }
+    }
+
+    fn token_id(&self, field: &str) -> Option<u32> {
+        self.get(field).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
+    }
+}
+
+/// Llama-2 style decoder (spec 1.5).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LlamaConfig {
+    /// Rows of the embedding table and of the head.
+    pub vocab_size: usize,
+    /// Width `D`.
+    pub hidden_size: usize,
+    /// Width of the gated MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Heads of the attention.
+    pub heads: HeadShape,
+    /// Added to the mean square in RMS norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Positions are divided by this (linear rope scaling).
+    pub rope_factor: f64,
+    /// Longest context.
+    pub max_positions: usize,
+    /// Whether head and embedding share one table.
+    pub tied: bool,
+    /// Whether q, k, v and o have biases.
+    pub attention_bias: bool,
+    /// Whether gate, up and down have biases.
+    pub mlp_bias: bool,
+    /// Token that starts a text.
+    pub bos: Option<u32>,
+    /// Tokens that end a text.
+    pub eos: Vec<u32>,
+}
+
+impl LlamaConfig {
+    pub(crate) fn from_fields(fields: &Fields) -> Result<Self> {
+        if let Some(act) = fields.text("hidden_act")?.filter(|act| *act != "silu") {
+            return Err(fields.error("hidden_act", format!("is {act}, only silu is implemented")));
+        }
+        let (hidden, heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
+        let head_dim = fields.size_or("head_dim", Some((hidden / heads).max(1)))?;
+        if !head_dim.is_multiple_of(2) {
+            return Err(fields.error("head_dim", format!("is {head_dim}, rotary embeddings need an even number")));
+        }
+        let kv_heads = fields.size_or("num_key_value_heads", Some(heads))?;
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(fields.error("num_key_value_heads", format!("is {kv_heads}, which does not divide {heads} heads")));
+        }
+        let rope = fields.child("rope_parameters")?.or(fields.child("rope_scaling")?);
+        let (theta, factor) = match &rope {
+            None => (None, 1.0),
+            Some(rope) => {
+                let kind = rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default");
+                let factor = match kind {
+                    "default" => 1.0,
+                    "linear" => rope.number_or("factor", 1.0)?,
+                    _ => return Err(rope.error("rope_type", format!("is {kind}, only default and linear are implemented"))),
+                };
+                (rope.get("rope_theta").and_then(Value::as_f64), factor)
+            }
+        };
+        let eos = match fields.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
+            _ => fields.token_id("eos_token_id").into_iter().collect(),
+        };
+        Ok(LlamaConfig {
+            vocab_size: fields.size("vocab_size")?,
+            hidden_size: hidden,
+            intermediate_size: fields.size("intermediate_size")?,
+            layers: fields.size("num_hidden_layers")?,
+            heads: HeadShape { heads, kv_heads, head_dim },
+            rms_norm_eps: fields.number_or("rms_norm_eps", 1e-6)?,
+            rope_theta: theta.map_or_else(|| fields.number_or("rope_theta", 10_000.0), Ok)?,
+            rope_factor: factor,
+            max_positions: fields.size_or("max_position_embeddings", Some(2048))?,
+            tied: fields.flag_or("tie_word_embeddings", false)?,
+            attention_bias: fields.flag_or("attention_bias", false)?,
+            mlp_bias: fields.flag_or("mlp_bias", false)?,
+            bos: fields.token_id("bos_token_id"),
+            eos,
+        })
+    }
+
+    /// `config.json` of a Hugging Face Llama.
+    pub fn to_json(&self) -> Value {
+        let scaling = if self.rope_factor == 1.0 {
+            Value::Null
+        } else {
+            json!({"type": "linear", "rope_type": "linear", "factor": self.rope_factor})
+        };
+        let eos = if self.eos.len() == 1 { json!(self.eos[0]) } else { json!(self.eos) };
+        json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads.heads,
+            "num_key_value_heads": self.heads.kv_heads,
+            "head_dim": self.heads.head_dim,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.max_positions,
+            "model_max_length": self.max_positions,
+            "tokenizer_model_max_length": self.max_positions,
+            "tokenizer_padding_side": "right",
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": scaling,
+            "tie_word_embeddings": self.tied,
+            "attention_bias": self.attention_bias,
+            "mlp_bias": self.mlp_bias,
+            "bos_token_id": self.bos,
+            "eos_token_id": eos,
+            "torch_dtype": "float32",
+        })
+    }
+}
+
+/// The two families of vision towers (spec 1.2 and 1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VisionFamily {
+    /// Class token, layer norm before the blocks, patch projection without bias.
+    Clip,
+    /// No class token, no norm before the blocks, patch projection with bias.
+    Siglip,
+}
+
+/// A vision transformer and which of its states become features.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionConfig {
+    /// CLIP or SigLIP.
+    pub family: VisionFamily,
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks in the checkpoint.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Side of the image in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Activation of the MLP.
+    pub act: GeluKind,
+    /// Added to the variance in layer norms.
+    pub eps: f64,
+    /// Which hidden state is used: -2 is the output of the last block but one.
+    pub select_layer: i64,
+    /// Whether the class token is dropped.
+    pub drop_class: bool,
+}
+
+fn gelu_kind(fields: &Fields, field: &str, default: &str) -> Result<GeluKind> {
+    match fields.text(field)?.unwrap_or(default) {
+        "quick_gelu" => Ok(GeluKind::Quick),
+        "gelu" => Ok(GeluKind::Erf),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(GeluKind::Tanh),
+        act => Err(fields.error(field, format!("is {act}; implemented are quick_gelu, gelu and gelu_pytorch_tanh"))),
+    }
+}
+
+impl VisionConfig {
+    pub(crate) fn from_fields(fields: &Fields, select_layer: i64, drop_class: bool) -> Result<Self> {
+        let fields = &fields.child("vision_config")?.unwrap_or_else(|| fields.clone());
+        let family = match fields.text("model_type")?.unwrap_or("clip_vision_model") {
+            "clip_vision_model" | "clip" => VisionFamily::Clip,
+            "siglip_vision_model" | "siglip" => VisionFamily::Siglip,
+            other => {
+                let problem = format!("is {other}; implemented are clip_vision_model and siglip_vision_model");
+                return Err(fields.error("model_type", problem));
+            }
+        };
+        let (act, eps) = match family {
+            VisionFamily::Clip => ("quick_gelu", 1e-5),
+            VisionFamily::Siglip => ("gelu_pytorch_tanh", 1e-6),
+        };
+        let config = VisionConfig {
+            family,
+            hidden_size: fields.size("hidden_size")?,
+            intermediate_size: fields.size("intermediate_size")?,
+            layers: fields.size("num_hidden_layers")?,
+            heads: fields.size("num_attention_heads")?,
+            image_size: fields.size("image_size")?,
+            patch_size: fields.size("patch_size")?,
+            act: gelu_kind(fields, "hidden_act", act)?,
+            eps: fields.number_or("layer_norm_eps", eps)?,
+            select_layer,
+            drop_class: drop_class && family == VisionFamily::Clip,
+        };
+        if fields.size_or("num_channels", Some(3))? != 3 {
+            return Err(fields.error("num_channels", "must be 3"));
+        }
+        if !config.hidden_size.is_multiple_of(config.heads) {
+            return Err(fields.error("num_attention_heads", format!("does not divide the width {}", config.hidden_size)));
+        }
+        if config.patch_size > config.image_size {
+            return Err(fields.error("patch_size", format!("is larger than the image ({})", config.image_size)));
+        }
+        if config.blocks_used().is_none() {
+            let problem = format!("{select_layer} names no hidden state of {} blocks", config.layers);
+            return Err(fields.error("num_hidden_layers", problem));
+        }
+        Ok(config)
+    }
+
+    /// How many blocks run to reach the selected state; the list of states starts with the input of the first block.
+    pub fn blocks_used(&self) -> Option<usize> {
+        let states = self.layers as i64 + 1;
+        let index = if self.select_layer < 0 { states + self.select_layer } else { self.select_layer };
+        usize::try_from(index).ok().filter(|&index| index <= self.layers)
+    }
+
+    /// Patches along one side.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Whether the sequence starts with a class token.
+    pub fn has_class(&self) -> bool {
+        self.family == VisionFamily::Clip
+    }
+
+    /// Rows of features per image.
+    pub fn tokens(&self) -> usize {
+        self.grid() * self.grid() + usize::from(self.has_class() && !self.drop_class)
+    }
+
+    /// `config.json` of the Hugging Face tower.
+    pub fn to_json(&self) -> Value {
+        let (model_type, architecture) = match self.family {
+            VisionFamily::Clip => ("clip_vision_model", "CLIPVisionModel"),
+            VisionFamily::Siglip => ("siglip_vision_model", "SiglipVisionModel"),
+        };
+        let act = match self.act {
+            GeluKind::Quick => "quick_gelu",
+            GeluKind::Erf => "gelu",
+            GeluKind::Tanh => "gelu_pytorch_tanh",
+        };
+        json!({
+            "architectures": [architecture],
+            "model_type": model_type,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_channels": 3,
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "hidden_act": act,
+            "layer_norm_eps": self.eps,
+            "torch_dtype": "float32",
+        })
+    }
+}
+
+/// What lies between vision tower and LLM (spec 1.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProjectorKind {
+    /// One linear layer.
+    Linear,
+    /// `k` linear layers with GELU between: `mlp2x_gelu`.
+    Mlp {
+        /// Number of linear layers.
+        depth: usize,
+    },
+    /// 2x2 neighbours side by side, then one linear layer (the paper's Table 7).
+    Downsample,
+    /// 2x2 neighbours, layer norm and two linear layers; token order transposed, as in released weights.
+    MlpDownsample,
+    /// One linear layer and pre-norm transformer blocks over the patches (the paper's Table 1).
+    Transformer {
+        /// Number of blocks.
+        depth: usize,
+    },
+}
+
+impl ProjectorKind {
+    /// Reads the public name.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "linear" => Some(ProjectorKind::Linear),
+            "downsample" => Some(ProjectorKind::Downsample),
+            "mlp_downsample" => Some(ProjectorKind::MlpDownsample),
+            "transformer" => Some(ProjectorKind::Transformer { depth: 1 }),
+            _ => {
+                let middle = |start, end| name.strip_prefix(start)?.strip_suffix(end)?.parse::<usize>().ok();
+                let mlp = middle("mlp", "x_gelu").map(|depth| ProjectorKind::Mlp { depth });
+                let blocks = || middle("transformer", "x").map(|depth| ProjectorKind::Transformer { depth });
+                mlp.or_else(blocks).filter(|kind| match kind {
+                    ProjectorKind::Mlp { depth } | ProjectorKind::Transformer { depth } => (1..=64).contains(depth),
+                    _ => true,
+                })
+            }
+        }
+    }
+
+    /// The public name.
+    pub fn name(self) -> String {
+        match self {
+            ProjectorKind::Linear => "linear".into(),
+            ProjectorKind::Mlp { depth } => format!("mlp{depth}x_gelu"),
+            ProjectorKind::Downsample => "downsample".into(),
+            ProjectorKind::MlpDownsample => "mlp_downsample".into(),
+            ProjectorKind::Transformer { depth: 1 } => "transformer".into(),
+            ProjectorKind::Transformer { depth } => format!("transformer{depth}x"),
+        }
+    }
+
+    /// Names that [`ProjectorKind::parse`] takes, for messages.
+    pub const NAMES: &'static str = "linear, mlp2x_gelu, downsample, mlp_downsample, transformer";
+}
+
+/// A projector and its options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProjectorConfig {
+    /// Which one.
+    pub kind: ProjectorKind,
+    /// Whether linear layers have biases.
+    pub bias: bool,
+}
+
+/// A whole model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VilaConfig {
+    /// The decoder.
+    pub llm: LlamaConfig,
+    /// The encoder.
+    pub vision: VisionConfig,
+    /// What lies between.
+    pub projector: ProjectorConfig,
+    /// Id that stands for an image in token sequences of this checkpoint, if it has one.
+    pub image_token: Option<u32>,
+}
+
+/// How a checkpoint directory is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Three folders: `llm/`, `vision_tower/`, `mm_projector/` (spec 2.5).
+    Vila,
+    /// One folder of transformers' `LlavaForConditionalGeneration` (spec 2.6).
+    LlavaHf,
+}
+
+impl VilaConfig {
+    /// Reads the configuration of a checkpoint directory.
+    pub fn read(dir: &Path) -> Result<(Self, Layout)> {
+        let root = Fields::read(&dir.join("config.json"))?;
+        if dir.join("llm").is_dir() || root.get("llm_cfg").is_some() {
+            return Ok((Self::read_vila(dir, &root)?, Layout::Vila));
+        }
+        match root.text("model_type")? {
+            Some("llava") => Ok((Self::read_llava_hf(&root)?, Layout::LlavaHf)),
+            other => {
+                let problem = format!(
+                    "is {}; this program reads VILA folders (with llm/, vision_tower/, mm_projector/) and llava-hf folders",
+                    other.unwrap_or("missing")
+                );
+                Err(root.error("model_type", problem))
+            }
+        }
+    }
+
+    fn read_vila(dir: &Path, root: &Fields) -> Result<Self> {
+        let select_layer = match root.get("mm_vision_select_layer") {
+            None => -2,
+            Some(value) => value.as_i64().ok_or_else(|| root.error("mm_vision_select_layer", "must be an integer"))?,
+        };
+        let drop_class = root.text("mm_vision_select_feature")? != Some("cls_patch");
+        let vision = Fields::read(&dir.join("vision_tower/config.json"))?;
+        let projector = Fields::read(&dir.join("mm_projector/config.json"))?;
+        let name = projector.text("mm_projector_type")?.unwrap_or("linear");
+        let kind = ProjectorKind::parse(name).ok_or_else(|| {
+            projector.error("mm_projector_type", format!("is {name}; implemented are {}", ProjectorKind::NAMES))
+        })?;
+        Ok(VilaConfig {
+            llm: LlamaConfig::from_fields(&Fields::read(&dir.join("llm/config.json"))?)?,
+            vision: VisionConfig::from_fields(&vision, select_layer, drop_class)?,
+            projector: ProjectorConfig { kind, bias: projector.flag_or("bias", true)? },
+            image_token: root.token_id("image_token_id"),
+        })
+    }
+
+    fn read_llava_hf(root: &Fields) -> Result<Self> {
+        let section = |name: &str| root.child(name)?.ok_or_else(|| root.error(name, "is missing"));
+        let select_layer = match root.get("vision_feature_layer") {
+            None => -2,
+            Some(value) => value.as_i64().ok_or_else(|| root.error("vision_feature_layer", "must be one integer"))?,
+        };
+        let drop_class = match root.text("vision_feature_select_strategy")?.unwrap_or("default") {
+            "default" => true,
+            "full" => false,
+            other => {
+                return Err(root.error("vision_feature_select_strategy", format!("is {other}, expected default or full")));
+            }
+        };
+        if gelu_kind(root, "projector_hidden_act", "gelu")? != GeluKind::Erf {
+            return Err(root.error("projector_hidden_act", "must be gelu"));
+        }
+        let mut text = section("text_config")?;
+        // The flag stands at the top level in some versions and beside the sizes in others.
+        if let (None, Some(tied)) = (text.get("tie_word_embeddings"), root.get("tie_word_embeddings")) {
+            text.object.insert("tie_word_embeddings".into(), tied.clone());
+        }
+        Ok(VilaConfig {
+            llm: LlamaConfig::from_fields(&text)?,
+            vision: VisionConfig::from_fields(&section("vision_config")?, select_layer, drop_class)?,
+            projector: ProjectorConfig {
+                kind: ProjectorKind::Mlp { depth: 2 },
+                bias: root.flag_or("multimodal_projector_bias", true)?,
+            },
+            image_token: root.token_id("image_token_index").or(root.token_id("image_token_id")),
+        })
+    }
+
+    /// Feature rows that one image takes in the token stream.
+    pub fn tokens_per_image(&self) -> usize {
+        match self.projector.kind {
+            ProjectorKind::Downsample | ProjectorKind::MlpDownsample => self.vision.grid().div_ceil(2).pow(2),
+            _ => self.vision.tokens(),
+        }
+    }
+
+    /// Root `config.json` of the three-folder layout.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "model_type": "llava_llama",
+            "architectures": ["LlavaLlamaModel"],
+            "llm_cfg": "llm",
+            "vision_tower_cfg": "vision_tower",
+            "mm_projector_cfg": "mm_projector",
+            "hidden_size": self.llm.hidden_size,
+            "mm_hidden_size": self.vision.hidden_size,
+            "mm_vision_select_layer": self.vision.select_layer,
+            "mm_vision_select_feature": if self.vision.drop_class { "patch" } else { "cls_patch" },
+            "mm_use_im_start_end": false,
+            "mm_use_im_patch_token": false,
+            "image_token_id": self.image_token,
+            "model_dtype": "torch.float32",
+        })
+    }
+
+    /// `config.json` of `mm_projector/`.
+    pub fn projector_json(&self) -> Value {
+        json!({
+            "model_type": "v2l_projector",
+            "mm_projector_type": self.projector.kind.name(),
+            "bias": self.projector.bias,
+        })
+    }
+}

@@ -1,0 +1,203 @@
+use std::path::PathBuf;
+
+use vila_autograd::{Tape, Var};
+use vila_engine::ops::{Attention, Copy};
+use vila_engine::philox::Stream as Random;
+use vila_engine::{Tensor, ops};
+
+use crate::llama::Stream;
+use crate::tokenizer::place_images;
+use crate::{Document, Error, Images, PackedBatch, Result, Vila};
+
+/// How to choose tokens and when to stop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// Most tokens to make.
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token; otherwise scores are divided by this and a token is drawn.
+    pub temperature: f64,
+    /// Draws among the likeliest tokens that together reach this probability.
+    pub top_p: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions { max_new_tokens: 128, temperature: 0.0, top_p: 1.0, seed: 0 }
+    }
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended the text.
+    Stop,
+    /// The limit of new tokens or the longest context was reached.
+    Length,
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// New tokens; the end token is left out.
+    pub ids: Vec<u32>,
+    /// Their text.
+    pub text: String,
+    /// Why it ended.
+    pub finish: FinishReason,
+}
+
+/// Continues a prompt with images.
+///
+/// `<image>` in the prompt marks where an image goes; with no mark, images come first.
+///
+/// # Errors
+/// [`Error::Input`] if marks and images differ in number or the prompt exceeds the context; image errors.
+pub fn generate(vila: &Vila, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<Generation> {
+    let prompt = place_images(prompt, images.len())?;
+    let tokens = vila.tokenizer.encode_prompt(&prompt)?;
+    let pixels = vila.load_images(images)?;
+    generate_ids(vila, tokens, pixels, options)
+}
+
+/// Continues token ids; `pixels` are those of the images at the placeholders ([`vila_engine::NO_ROW`]), in order.
+pub fn generate_ids(vila: &Vila, tokens: Vec<u32>, pixels: Vec<f32>, options: &GenerateOptions) -> Result<Generation> {
+    let images = if pixels.is_empty() { Images::None } else { Images::Pixels(pixels) };
+    let prompt = PackedBatch::new(&[Document::prompt(tokens)], images, vila.config.tokens_per_image(), 1)?;
+    let room = vila.config.llm.max_positions.saturating_sub(prompt.ids.len());
+    if room == 0 || prompt.ids.is_empty() {
+        return Err(Error::Input(format!(
+            "the prompt takes {} positions, the model's context is {}; use fewer images or less text",
+            prompt.ids.len(),
+            vila.config.llm.max_positions
+        )));
+    }
+    let limit = options.max_new_tokens.min(room);
+    let mut tape = vila.tape();
+    let mut cache = Cache::new(vila, prompt.ids.len() + limit)?;
+    let embedded = vila.model.embed(&mut tape, &prompt)?;
+    let mut hidden = cache.extend(vila, &mut tape, embedded)?;
+    let mut random = Random::new(options.seed, 0);
+    let mut ids = Vec::new();
+    let mut finish = FinishReason::Length;
+    while ids.len() < limit {
+        let token = choose(&last_logits(vila, &mut tape, &hidden)?, options, &mut random);
+        if vila.config.llm.eos.contains(&token) || vila.tokenizer.eos() == Some(token) {
+            finish = FinishReason::Stop;
+            break;
+        }
+        ids.push(token);
+        if ids.len() < limit {
+            let id = vila.backend().from_u32(&[token])?;
+            let embedded = tape.embedding(vila.model.llm.embed, &id)?;
+            hidden = cache.extend(vila, &mut tape, embedded)?;
+        }
+    }
+    let text = vila.tokenizer.decode(&ids)?;
+    Ok(Generation { ids, text, finish })
+}
+
+fn last_logits<'a>(vila: &'a Vila, tape: &mut Tape<'a>, hidden: &Var<'a>) -> Result<Vec<f32>> {
+    let rows = hidden.tensor().rows();
+    let last = tape.input(hidden.tensor().slice_rows(rows - 1..rows)?, false);
+    let logits = vila.model.logits(tape, &last)?;
+    Ok(vila.backend().to_vec::<f32>(&logits)?)
+}
+
+/// Keys and values of all positions so far, per layer.
+struct Cache {
+    layers: Vec<(Tensor, Tensor)>,
+    len: usize,
+}
+
+impl Cache {
+    fn new(vila: &Vila, capacity: usize) -> Result<Self> {
+        let (backend, cols) = (vila.backend(), vila.config.llm.heads.kv_cols());
+        let layer = |_| -> Result<(Tensor, Tensor)> {
+            let dtype = vila.store.dtype();
+            Ok((backend.alloc(dtype, capacity, cols)?, backend.alloc(dtype, capacity, cols)?))
+        };
+        Ok(Cache { layers: (0..vila.model.llm.layers()).map(layer).collect::<Result<_>>()?, len: 0 })
+    }
+
+    /// Runs new positions (`[t, D]` embeddings) through the decoder; returns their hidden states.
+    fn extend<'a>(&mut self, vila: &'a Vila, tape: &mut Tape<'a>, embedded: Var<'a>) -> Result<Var<'a>> {
+        let llm = &vila.model.llm;
+        let (start, rows) = (self.len, embedded.tensor().rows());
+        let end = start + rows;
+        let backend = vila.backend();
+        let positions = backend.from_u32(&(start as u32..end as u32).collect::<Vec<_>>())?;
+        let cu_seqlens_q = backend.from_u32(&[0, rows as u32])?;
+        let cu_seqlens_k = backend.from_u32(&[0, end as u32])?;
+        let shape = llm.config.heads;
+        let mut stream = Stream { sum: embedded, pending: None };
+        for (layer, (keys, values)) in self.layers.iter().enumerate() {
+            stream = llm.block(tape, layer, stream, &positions, |tape, qkv| {
+                let (q_end, k_end) = (shape.q_cols(), shape.q_cols() + shape.kv_cols());
+                let qkv = qkv.tensor();
+                backend.copy(&Copy { x: &qkv.slice_cols(q_end..k_end)?, y: &keys.slice_rows(start..end)? })?;
+                let new_values = qkv.slice_cols(k_end..shape.qkv_cols())?;
+                backend.copy(&Copy { x: &new_values, y: &values.slice_rows(start..end)? })?;
+                let o = backend.alloc(qkv.dtype(), rows, shape.q_cols())?;
+                let lse = backend.alloc(ops::stat_dtype(qkv.dtype()), rows, shape.heads)?;
+                backend.attention(&Attention {
+                    q: &qkv.slice_cols(0..q_end)?,
+                    k: &keys.slice_rows(0..end)?,
+                    v: &values.slice_rows(0..end)?,
+                    cu_seqlens_q: &cu_seqlens_q,
+                    cu_seqlens_k: &cu_seqlens_k,
+                    shape,
+                    scale: 1.0 / (shape.head_dim as f64).sqrt(),
+                    causal: true,
+                    o: &o,
+                    lse: &lse,
+                })?;
+                Ok(tape.input(o, false))
+            })?;
+        }
+        self.len = end;
+        Ok(llm.finish(tape, stream)?)
+    }
+}
+
+/// The likeliest token, the first among equals.
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (token, &score) in logits.iter().enumerate() {
+        if score > logits[best] {
+            best = token;
+        }
+    }
+    best as u32
+}
+
+fn choose(logits: &[f32], options: &GenerateOptions, random: &mut Random) -> u32 {
+    if options.temperature <= 0.0 {
+        return argmax(logits);
+    }
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut weights: Vec<(u32, f64)> = logits
+        .iter()
+        .enumerate()
+        .map(|(token, &score)| (token as u32, (f64::from(score - max) / options.temperature).exp()))
+        .collect();
+    weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+    let mut kept = 0.0;
+    let count = weights.iter().take_while(|(_, weight)| {
+        let more = kept < options.top_p * total;
+        kept += weight;
+        more
+    });
+    let count = count.count().max(1);
+    weights.truncate(count);
+    let mut left = random.uniform() * weights.iter().map(|(_, weight)| weight).sum::<f64>();
+    for &(token, weight) in &weights {
+        left -= weight;
+        if left < 0.0 {
+            return token;
+        }
+    }
+    weights.last().map_or(0, |&(token, _)| token)
+}

@@ -1,0 +1,95 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vila_autograd::{ParamStore, Tape};
+use vila_engine::{Backend, DType};
+
+use crate::config::Layout;
+use crate::image::ImageProcessor;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{Checkpoint, RawTensor};
+use crate::{Result, VilaConfig, VilaModel};
+
+/// A checkpoint directory, loaded: everything that inference needs.
+pub struct Vila {
+    /// Where it came from.
+    pub dir: PathBuf,
+    /// How the directory is laid out.
+    pub layout: Layout,
+    /// The configuration.
+    pub config: VilaConfig,
+    /// The weights.
+    pub store: ParamStore,
+    /// The computation.
+    pub model: VilaModel,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Files to pixels.
+    pub processor: ImageProcessor,
+    /// Tensors of the files that the model does not use, by canonical name.
+    pub extras: BTreeMap<String, RawTensor>,
+    pub(crate) backend: Arc<dyn Backend>,
+}
+
+impl Vila {
+    /// Loads a directory of a known layout onto a device, in f32 and frozen.
+    pub fn load(dir: &Path, backend: Arc<dyn Backend>) -> Result<Self> {
+        Self::load_with(dir, backend, DType::F32, |_| false)
+    }
+
+    /// Loads with weights of type `dtype`; those parameters that `trains` accepts get gradients.
+    pub fn load_with(
+        dir: &Path,
+        backend: Arc<dyn Backend>,
+        dtype: DType,
+        trains: impl Fn(&vila_autograd::ParamSpec) -> bool,
+    ) -> Result<Self> {
+        let (config, layout) = VilaConfig::read(dir)?;
+        let (text, vision) = match layout {
+            Layout::Vila => (dir.join("llm"), dir.join("vision_tower")),
+            Layout::LlavaHf => (dir.to_path_buf(), dir.to_path_buf()),
+        };
+        let tokenizer = Tokenizer::from_file(&text.join("tokenizer.json"))?.with_ids(
+            config.llm.bos,
+            config.llm.eos.first().copied(),
+            config.image_token,
+        );
+        let processor = ImageProcessor::from_file(&vision.join("preprocessor_config.json"))?;
+        if processor.size() != config.vision.image_size {
+            return Err(crate::Error::Config {
+                path: vision.join("preprocessor_config.json"),
+                field: "size".into(),
+                problem: format!(
+                    "makes images of {} pixels, the vision tower takes {}",
+                    processor.size(),
+                    config.vision.image_size
+                ),
+            });
+        }
+        let checkpoint = Checkpoint::open(dir, layout)?;
+        let store = ParamStore::new(&*backend, VilaModel::specs(&config), dtype, 0, trains)?;
+        let extras = checkpoint.load(&*backend, &store)?;
+        let model = VilaModel::new(&*backend, &config, &store)?;
+        Ok(Vila { dir: dir.to_path_buf(), layout, config, store, model, tokenizer, processor, extras, backend })
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// A tape for inference over the weights.
+    pub(crate) fn tape(&self) -> Tape<'_> {
+        Tape::inference(&*self.backend, &self.store)
+    }
+
+    /// Decodes and normalises image files: `3 * size * size` values each.
+    pub fn load_images(&self, paths: &[PathBuf]) -> Result<Vec<f32>> {
+        let mut pixels = Vec::new();
+        for path in paths {
+            pixels.extend(self.processor.load(path)?);
+        }
+        Ok(pixels)
+    }
+}

@@ -1,0 +1,56 @@
+use std::path::PathBuf;
+
+use crate::generate::argmax;
+use crate::tokenizer::place_images;
+use crate::{Document, Error, Images, PackedBatch, Result, Vila};
+
+/// Log-likelihood of a continuation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Score {
+    /// Sum over the continuation's tokens, natural logarithm.
+    pub logprob: f64,
+    /// Whether greedy generation would give exactly these tokens.
+    pub greedy: bool,
+    /// The continuation's tokens.
+    pub tokens: Vec<u32>,
+    /// One value per token.
+    pub token_logprobs: Vec<f64>,
+}
+
+/// Scores `continuation` after `prompt`: the prompt is tokenized with its start token, the continuation without.
+///
+/// # Errors
+/// As [`crate::generate`]; [`Error::Input`] for a continuation without tokens or with an image.
+pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) -> Result<Score> {
+    let prompt = vila.tokenizer.encode_prompt(&place_images(prompt, images.len())?)?;
+    let tokens = vila.tokenizer.encode(continuation)?;
+    if tokens.is_empty() || tokens.contains(&vila_engine::NO_ROW) || prompt.is_empty() {
+        return Err(Error::Input(
+            "a continuation needs at least one token, no <image>, and a token before it; move images to the prompt".into(),
+        ));
+    }
+    let pixels = vila.load_images(images)?;
+    let images = if pixels.is_empty() { Images::None } else { Images::Pixels(pixels) };
+    let document = Document::prompt([prompt, tokens.clone()].concat());
+    let batch = PackedBatch::new(&[document], images, vila.config.tokens_per_image(), 1)?;
+    let mut tape = vila.tape();
+    let hidden = vila.model.hidden(&mut tape, &batch)?;
+    // The row before each token of the continuation predicts it.
+    let rows = hidden.tensor().rows();
+    let predicting = hidden.tensor().slice_rows(rows - tokens.len() - 1..rows - 1)?;
+    let predicting = tape.input(predicting, false);
+    let logits = vila.model.logits(&mut tape, &predicting)?;
+    let (vocab, logits) = (logits.cols(), vila.backend().to_vec::<f32>(&logits)?);
+    let mut result = Score { logprob: 0.0, greedy: true, tokens, token_logprobs: Vec::new() };
+    for (&token, logits) in result.tokens.iter().zip(logits.chunks(vocab)) {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+        let wanted = logits.get(token as usize).copied().ok_or_else(|| {
+            Error::Input(format!("token {token} is outside the model's vocabulary of {vocab}; use the model's own tokenizer"))
+        })?;
+        result.token_logprobs.push(f64::from(wanted - max) - total.ln());
+        result.greedy &= argmax(logits) == token;
+    }
+    result.logprob = result.token_logprobs.iter().sum();
+    Ok(result)
+}

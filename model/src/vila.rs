@@ -1,0 +1,152 @@
+use vila_autograd::{ParamSpec, ParamStore, Tape, Var};
+use vila_engine::{Backend, DType, Tensor};
+
+use crate::config::VilaConfig;
+use crate::llama::{self, Llama, Stream};
+use crate::projector::{self, Projector};
+use crate::rope::RopeTables;
+use crate::vision::{self, VisionTower};
+use crate::{Error, Images, PackedBatch, Result};
+
+/// The computation of a VILA model over the parameters of a store.
+pub struct VilaModel {
+    config: VilaConfig,
+    vision: VisionTower,
+    projector: Projector,
+    pub(crate) llm: Llama,
+}
+
+impl VilaModel {
+    /// The parameters that the model computes with, in model order: tower, projector, decoder.
+    pub fn specs(config: &VilaConfig) -> Vec<ParamSpec> {
+        let mut specs = vision::specs(&config.vision);
+        specs.extend(projector::specs(config));
+        specs.extend(llama::specs(&config.llm));
+        specs
+    }
+
+    /// Binds the computation to a store made of [`VilaModel::specs`].
+    pub fn new(backend: &dyn Backend, config: &VilaConfig, store: &ParamStore) -> Result<Self> {
+        let foreign = || Error::Input("the parameter store was not made of this model's specs".into());
+        let tables = RopeTables::new(backend, &config.llm, store.dtype())?;
+        Ok(VilaModel {
+            vision: VisionTower::new(config.vision.clone(), store).ok_or_else(foreign)?,
+            projector: Projector::new(config, store).ok_or_else(foreign)?,
+            llm: Llama::new(config.llm.clone(), tables, store).ok_or_else(foreign)?,
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &VilaConfig {
+        &self.config
+    }
+
+    /// Outputs of the vision tower for normalised pixels: `[images * tokens, d_v]`.
+    pub fn vision_features<'a>(&'a self, tape: &mut Tape<'a>, pixels: &[f32]) -> Result<Var<'a>> {
+        let width = 3 * self.config.vision.image_size.pow(2);
+        let pixels = upload(tape, pixels, width, "pixels of whole images")?;
+        Ok(self.vision.forward(tape, &pixels)?)
+    }
+
+    /// Image features as the decoder sees them: `[images * tokens_per_image, D]`; nothing without images.
+    pub fn image_features<'a>(&'a self, tape: &mut Tape<'a>, images: &Images) -> Result<Option<Var<'a>>> {
+        let features = match images {
+            Images::None => return Ok(None),
+            Images::Pixels(pixels) => self.vision_features(tape, pixels)?,
+            Images::Features(features) => {
+                let features = upload(tape, features, self.config.vision.hidden_size, "whole feature rows")?;
+                tape.input(features, false)
+            }
+        };
+        Ok(Some(self.projector.forward(tape, &features)?))
+    }
+
+    /// Token embeddings with image features in their places: `[T, D]`.
+    pub(crate) fn embed<'a>(&'a self, tape: &mut Tape<'a>, batch: &PackedBatch) -> Result<Var<'a>> {
+        let longest = batch.positions.iter().max().map_or(0, |&last| last as usize + 1);
+        if longest > self.llm.tables.cos.rows() {
+            let limit = self.llm.tables.cos.rows();
+            return Err(Error::Input(format!(
+                "a document has {longest} positions, the model was made for {limit} (max_position_embeddings); \
+                 use fewer images or less text"
+            )));
+        }
+        let features = self.image_features(tape, &batch.images)?;
+        let given = features.as_ref().map_or(0, |features| features.tensor().rows());
+        if given != batch.image_slots.len() {
+            let per_image = self.config.tokens_per_image().max(1);
+            return Err(Error::Input(format!(
+                "{} images were given for {} image places in the text; give one image per <image>",
+                given / per_image,
+                batch.image_slots.len() / per_image
+            )));
+        }
+        let ids = tape.backend().from_u32(&batch.ids)?;
+        let x = tape.embedding(self.llm.embed, &ids)?;
+        match features {
+            None => Ok(x),
+            Some(features) => {
+                let slots = tape.backend().from_u32(&batch.image_slots)?;
+                Ok(tape.splice(x, &features, &slots)?)
+            }
+        }
+    }
+
+    /// Hidden states after the final norm: `[T, D]`.
+    pub fn hidden<'a>(&'a self, tape: &mut Tape<'a>, batch: &PackedBatch) -> Result<Var<'a>> {
+        let positions = tape.backend().from_u32(&batch.positions)?;
+        let cu_seqlens = tape.backend().from_u32(&batch.cu_seqlens)?;
+        let mut stream = Stream { sum: self.embed(tape, batch)?, pending: None };
+        for layer in 0..self.llm.layers() {
+            let (positions, cu_seqlens) = (positions.clone(), cu_seqlens.clone());
+            let run = move |tape: &mut Tape<'a>, x: &[Var<'a>]| {
+                let stream = Stream { sum: x[0].clone(), pending: x.get(1).cloned() };
+                let attend = |tape: &mut Tape<'a>, qkv: &Var<'a>| {
+                    tape.attention(qkv, self.llm.config.heads, &cu_seqlens, true)
+                };
+                let stream = self.llm.block(tape, layer, stream, &positions, attend)?;
+                Ok([Some(stream.sum), stream.pending].into_iter().flatten().collect())
+            };
+            let inputs: Vec<Var<'a>> = [Some(stream.sum), stream.pending].into_iter().flatten().collect();
+            let mut outputs = tape.block(&inputs, run)?.into_iter();
+            stream = match (outputs.next(), outputs.next()) {
+                (Some(sum), pending) => Stream { sum, pending },
+                (None, _) => return Err(Error::Input("a block without output".into())),
+            };
+        }
+        Ok(self.llm.finish(tape, stream)?)
+    }
+
+    /// `scale Σ` cross-entropy of the supervised tokens: the root of the tape, `[1, 1]`; nothing without any.
+    pub fn loss<'a>(&'a self, tape: &mut Tape<'a>, batch: &PackedBatch, scale: f64) -> Result<Option<Var<'a>>> {
+        if batch.targets.is_empty() {
+            return Ok(None);
+        }
+        let hidden = self.hidden(tape, batch)?;
+        let rows = tape.backend().from_u32(&batch.supervised_rows)?;
+        let targets = tape.backend().from_u32(&batch.targets)?;
+        let hidden = tape.gather_rows(&hidden, &rows)?;
+        Ok(Some(tape.linear_cross_entropy(&hidden, self.llm.head, &targets, scale)?))
+    }
+
+    /// Scores of every vocabulary entry at rows of `hidden`: `[T, V]`.
+    pub fn logits<'a>(&'a self, tape: &mut Tape<'a>, hidden: &Var<'a>) -> Result<Tensor> {
+        Ok(tape.linear(hidden, self.llm.head, None)?.tensor().clone())
+    }
+}
+
+/// Host values as rows of `width`, in the store's type.
+fn upload(tape: &Tape, values: &[f32], width: usize, what: &str) -> Result<Tensor> {
+    if !values.len().is_multiple_of(width.max(1)) {
+        return Err(Error::Input(format!("{} values are not {what} of {width}", values.len())));
+    }
+    let (backend, rows) = (tape.backend(), values.len() / width.max(1));
+    let host = backend.from_f32(rows, width, values)?;
+    if tape.store().dtype() == DType::F32 {
+        return Ok(host);
+    }
+    let tensor = backend.alloc(tape.store().dtype(), rows, width)?;
+    backend.copy(&vila_engine::ops::Copy { x: &host, y: &tensor })?;
+    Ok(tensor)
+}

@@ -1,0 +1,258 @@
+//! Weights in safetensors files: names of the public layouts, reading and writing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::SafeTensors;
+use vila_autograd::{ParamId, ParamStore};
+use vila_engine::Backend;
+
+use crate::config::{Fields, Layout, VilaConfig};
+use crate::{Error, Result};
+
+/// The name that this crate uses for a tensor of a layout: `llm.…`, `vision_tower.vision_model.…`, `mm_projector.layers.…`.
+///
+/// Old and new `llava-hf` prefixes are taken, and towers with and without `vision_model.` (spec 2.6).
+pub fn canonical_name(name: &str) -> String {
+    let inner = name.strip_prefix("model.").unwrap_or(name);
+    if let Some(rest) = inner.strip_prefix("vision_tower.") {
+        return format!("vision_tower.vision_model.{}", rest.strip_prefix("vision_model.").unwrap_or(rest));
+    }
+    if let Some(rest) = inner.strip_prefix("multi_modal_projector.linear_") {
+        if let Some((index, field)) = rest.split_once('.')
+            && let Some(index) = index.parse::<usize>().ok().and_then(|index| index.checked_sub(1))
+        {
+            return format!("mm_projector.layers.{}.{field}", 2 * index);
+        }
+    }
+    if let Some(rest) = name.strip_prefix("model.language_model.") {
+        return format!("llm.model.{rest}");
+    }
+    match name.strip_prefix("language_model.").unwrap_or(name) {
+        rest if rest.starts_with("model.") || rest.starts_with("lm_head.") => format!("llm.{rest}"),
+        _ => name.to_string(),
+    }
+}
+
+/// A tensor as its file holds it.
+#[derive(Clone, Debug)]
+pub struct RawTensor {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Little-endian elements in row order.
+    pub data: Vec<u8>,
+}
+
+struct Entry {
+    file: usize,
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+/// The tensors of a checkpoint directory, by canonical name; files are mapped, not read.
+pub struct Checkpoint {
+    dir: PathBuf,
+    files: Vec<(PathBuf, Mmap)>,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Checkpoint {
+    /// Opens the weight files of a directory.
+    pub fn open(dir: &Path, layout: Layout) -> Result<Self> {
+        let mut checkpoint = Checkpoint { dir: dir.to_path_buf(), files: Vec::new(), entries: BTreeMap::new() };
+        match layout {
+            Layout::LlavaHf => checkpoint.add_folder(dir, canonical_name)?,
+            Layout::Vila => {
+                checkpoint.add_folder(&dir.join("llm"), |name| format!("llm.{name}"))?;
+                checkpoint.add_folder(&dir.join("vision_tower"), |name| canonical_name(&format!("vision_tower.{name}")))?;
+                checkpoint.add_folder(&dir.join("mm_projector"), |name| format!("mm_projector.{name}"))?;
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_folder(&mut self, dir: &Path, rename: impl Fn(&str) -> String) -> Result<()> {
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        if single.exists() || !index.exists() {
+            return self.add_file(single, &rename);
+        }
+        let map = Fields::read(&index)?;
+        let map = map.child("weight_map")?.ok_or_else(|| map.error("weight_map", "is missing"))?;
+        let mut shards: Vec<String> = Vec::new();
+        for (name, shard) in map.entries() {
+            let shard = shard.as_str().filter(|shard| Path::new(shard).components().count() == 1 && *shard != "..");
+            let shard = shard.ok_or_else(|| map.error(name, "must name a file of the same folder"))?;
+            if !shards.iter().any(|known| known == shard) {
+                shards.push(shard.to_string());
+            }
+        }
+        shards.into_iter().try_for_each(|shard| self.add_file(dir.join(shard), &rename))
+    }
+
+    fn add_file(&mut self, path: PathBuf, rename: &impl Fn(&str) -> String) -> Result<()> {
+        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
+        // SAFETY: the map is read-only; weight files are replaced by renaming, never changed in place, so the pages
+        // stay as they were opened.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
+        let tensors = parse(&path, &map)?;
+        for (name, view) in tensors.iter() {
+            let entry = Entry {
+                file: self.files.len(),
+                name: name.to_string(),
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+            };
+            self.entries.insert(rename(name), entry);
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    /// Canonical names and shapes.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.dtype, entry.shape.as_slice()))
+    }
+
+    /// A tensor as stored.
+    pub fn raw(&self, name: &str) -> Result<Option<RawTensor>> {
+        let Some(entry) = self.entries.get(name) else { return Ok(None) };
+        let (path, map) = &self.files[entry.file];
+        let tensors = parse(path, map)?;
+        let view = tensors.tensor(&entry.name).map_err(|error| Error::format(path, error.to_string()))?;
+        Ok(Some(RawTensor { dtype: view.dtype(), shape: view.shape().to_vec(), data: view.data().to_vec() }))
+    }
+
+    /// Reads every parameter of a store; returns the tensors that the model does not use, by canonical name.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] lists all missing and misshapen tensors at once.
+    pub fn load(&self, backend: &dyn Backend, store: &ParamStore) -> Result<BTreeMap<String, RawTensor>> {
+        let mut problems = Vec::new();
+        let mut used: HashMap<&str, ()> = HashMap::new();
+        let mut ready: Vec<(ParamId, Vec<f32>)> = Vec::new();
+        for id in store.ids() {
+            let mut values = Vec::with_capacity(store.spec(id).len());
+            for part in &store.spec(id).parts {
+                match self.entries.get_key_value(part.name.as_str()) {
+                    None => problems.push(format!("  missing: {} {:?}{}", part.name, part.shape, self.hint(&part.name))),
+                    Some((_, entry)) if entry.shape != part.shape => {
+                        problems.push(format!("  shape of {}: file {:?}, model {:?}", part.name, entry.shape, part.shape));
+                    }
+                    Some((name, _)) => {
+                        used.insert(name, ());
+                        match self.raw(name)?.as_ref().map(to_f32) {
+                            Some(Some(part_values)) => values.extend(part_values),
+                            _ => problems.push(format!("  type of {name}: only F32, F16 and BF16 are read")),
+                        }
+                    }
+                }
+            }
+            ready.push((id, values));
+        }
+        if !problems.is_empty() {
+            return Err(Error::Weights { path: self.dir.clone(), problems: problems.join("\n") });
+        }
+        for (id, values) in ready {
+            store.set(backend, id, &values)?;
+        }
+        let mut extras = BTreeMap::new();
+        for name in self.entries.keys().filter(|name| !used.contains_key(name.as_str())) {
+            if let Some(raw) = self.raw(name)? {
+                extras.insert(name.clone(), raw);
+            }
+        }
+        Ok(extras)
+    }
+
+    /// The present tensor with the same last parts, for a message.
+    fn hint(&self, name: &str) -> String {
+        let tail = |name: &str| name.rsplit('.').take(3).map(str::to_string).collect::<Vec<_>>();
+        let similar = self.entries.keys().find(|known| tail(known) == tail(name));
+        similar.map_or(String::new(), |known| format!(" (there is {known})"))
+    }
+}
+
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    SafeTensors::deserialize(bytes)
+        .map_err(|error| Error::format(path, format!("not a whole safetensors file: {error}; fetch or save it again")))
+}
+
+/// Elements of a float tensor, if its type is one that is read.
+pub fn to_f32(raw: &RawTensor) -> Option<Vec<f32>> {
+    match raw.dtype {
+        Dtype::F32 => Some(raw.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
+        Dtype::F16 => Some(raw.data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
+        Dtype::BF16 => Some(raw.data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
+        _ => None,
+    }
+}
+
+/// Little-endian bytes of f32 values.
+pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Writes a safetensors file.
+pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, RawTensor>) -> Result<()> {
+    let views = tensors
+        .iter()
+        .map(|(name, raw)| {
+            let view = TensorView::new(raw.dtype, raw.shape.clone(), &raw.data)
+                .map_err(|error| Error::format(path, format!("tensor {name}: {error}")))?;
+            Ok((name, view))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(views, Some(metadata), path)
+        .map_err(|error| Error::format(path, format!("cannot be written: {error}")))
+}
+
+/// A folder of the three-folder layout and the canonical prefix of its tensors.
+const COMPONENTS: [(&str, &str); 3] =
+    [("llm", "llm."), ("vision_tower", "vision_tower."), ("mm_projector", "mm_projector.")];
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::format(path, error.to_string()))?;
+    std::fs::write(path, text + "\n").map_err(Error::io(path))
+}
+
+/// Writes a model in the public three-folder layout (spec 2.5) into an existing directory.
+///
+/// `extras` are tensors that the model does not use, carried through unchanged.
+pub fn write_vila(
+    dir: &Path,
+    backend: &dyn Backend,
+    config: &VilaConfig,
+    store: &ParamStore,
+    extras: &BTreeMap<String, RawTensor>,
+    tokenizer: &[u8],
+    preprocessor: &serde_json::Value,
+) -> Result<()> {
+    let mut tensors = extras.clone();
+    for id in store.ids() {
+        for (part, values) in store.export(backend, id)? {
+            let raw = RawTensor { dtype: Dtype::F32, shape: part.shape, data: f32_bytes(&values) };
+            tensors.insert(part.name, raw);
+        }
+    }
+    for (folder, prefix) in COMPONENTS {
+        let path = dir.join(folder);
+        std::fs::create_dir_all(&path).map_err(Error::io(&path))?;
+        let mine = tensors.iter().filter_map(|(name, raw)| Some((name.strip_prefix(prefix)?.to_string(), raw.clone())));
+        write_safetensors(&path.join("model.safetensors"), &mine.collect())?;
+    }
+    write_json(&dir.join("config.json"), &config.to_json())?;
+    write_json(&dir.join("llm/config.json"), &config.llm.to_json())?;
+    write_json(&dir.join("vision_tower/config.json"), &config.vision.to_json())?;
+    write_json(&dir.join("vision_tower/preprocessor_config.json"), preprocessor)?;
+    write_json(&dir.join("mm_projector/config.json"), &config.projector_json())?;
+    let path = dir.join("llm/tokenizer.json");
+    std::fs::write(&path, tokenizer).map_err(Error::io(&path))
+}

@@ -1,0 +1,2 @@
+//! What `vila data ingest|info|verify|show` prints, apart from parsing its arguments.
+
