@@ -8,6 +8,11 @@ pub trait Backend: Send + Sync {
     /// Short name: `cpu`.
     fn name(&self) -> &'static str;
 
+    /// Whether micro-batches should always have the same shape, so that launches repeat.
+    fn needs_fixed_shapes(&self) -> bool {
+        false
+    }
+
     /// A tensor with unspecified contents.
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor>;
 

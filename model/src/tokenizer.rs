@@ -39,6 +39,11 @@ impl Tokenizer {
         Tokenizer { bos: bos.or(self.bos), eos: eos.or(self.eos), image, ..self }
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The token that starts a text.
     pub fn bos(&self) -> Option<u32> {
         self.bos

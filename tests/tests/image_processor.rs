@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use vila_model::image::{
-    ChannelStats, GeometryMode, ImageError, ImageFormat, ImageProcessor, ProcessorError, Window, decode, resize_bicubic,
-    resize_bicubic_window,
+    ChannelStats, GeometryMode, ImageError, ImageFormat, ImageProcessor, ProcessorError, Window, decode,
+    resize_bicubic, resize_bicubic_window,
 };
 
 fn fixtures() -> PathBuf {
@@ -73,8 +73,8 @@ fn resampling_matches_the_numbers_of_the_specification() {
     assert_eq!(
         red(&resize_bicubic(&square, 5, 6)),
         [
-            25, 116, 180, 62, 107, 80, 182, 83, 112, 179, 146, 100, 57, 153, 218, 175, 70, 118, 212, 87, 149, 84, 183, 191, 35, 58,
-            109, 195, 90, 87
+            25, 116, 180, 62, 107, 80, 182, 83, 112, 179, 146, 100, 57, 153, 218, 175, 70, 118, 212, 87, 149, 84, 183,
+            191, 35, 58, 109, 195, 90, 87
         ]
     );
     assert_eq!(resize_bicubic(&square, 8, 8), square);
@@ -301,7 +301,10 @@ fn unsupported_configurations_name_file_and_field() {
         (r#"[]"#, "(whole file)"),
     ] {
         let message = config(text).expect_err(text).to_string();
-        assert!(message.contains("preprocessor_config.json") && message.contains(&format!("`{field}`")), "{text}: {message}");
+        assert!(
+            message.contains("preprocessor_config.json") && message.contains(&format!("`{field}`")),
+            "{text}: {message}"
+        );
     }
     let error = ImageProcessor::from_file("nowhere/preprocessor_config.json").unwrap_err();
     assert!(matches!(error, ProcessorError::Read { .. }));

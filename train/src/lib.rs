@@ -1,3 +1,22 @@
-//! Train.
+//! Training a VILA model: data, recipes, the loop, checkpoints, evaluation and the `vila` command line.
+
+pub mod checkpoint;
+pub mod cli;
 pub mod data;
+mod device;
+mod error;
+pub mod evaluate;
+pub mod loader;
+pub mod metrics;
+pub mod optimizer;
+pub mod order;
+pub mod packing;
+pub mod progress;
+pub mod quickstart;
+pub mod recipe;
+pub mod run;
+pub mod sources;
 pub mod toy;
+
+pub use device::open_device;
+pub use error::{Error, Result};

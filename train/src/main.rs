@@ -1,2 +1,7 @@
-//! vila
-fn main() {}
+//! The `vila` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vila_train::cli::main()
+}

@@ -79,8 +79,12 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError> {
     }
     let format = ImageFormat::of(bytes)
         .ok_or_else(|| ImageError::UnknownFormat { name: name.to_owned(), start: hex_start(bytes) })?;
-    complete::check(format, bytes)
-        .map_err(|missing| ImageError::Truncated { name: name.to_owned(), format, bytes: bytes.len(), missing })?;
+    complete::check(format, bytes).map_err(|missing| ImageError::Truncated {
+        name: name.to_owned(),
+        format,
+        bytes: bytes.len(),
+        missing,
+    })?;
     let decoding = Decoding { name, format };
     match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, decoding),
@@ -137,7 +141,9 @@ impl Decoding<'_> {
     fn library(self, error: image::ImageError) -> ImageError {
         match error {
             image::ImageError::Unsupported(unsupported) => match unsupported.kind() {
-                UnsupportedErrorKind::GenericFeature(feature) => self.corrupt(format_args!("it uses {feature}, which is not supported")),
+                UnsupportedErrorKind::GenericFeature(feature) => {
+                    self.corrupt(format_args!("it uses {feature}, which is not supported"))
+                }
                 _ => self.corrupt(unsupported),
             },
             image::ImageError::Limits(limit) if matches!(limit.kind(), LimitErrorKind::InsufficientMemory) => {

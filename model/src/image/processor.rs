@@ -93,10 +93,10 @@ impl ImageProcessor {
     /// The file is missing, is not JSON, or asks for something unsupported; the field is named.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ProcessorError> {
         let path = path.as_ref();
-        let text =
-            fs::read_to_string(path).map_err(|source| ProcessorError::Read { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| ProcessorError::Read { path: path.to_owned(), source })?;
         let file = path.display().to_string();
-        let config = serde_json::from_str(&text).map_err(|source| ProcessorError::Json { file: file.clone(), source })?;
+        let config =
+            serde_json::from_str(&text).map_err(|source| ProcessorError::Json { file: file.clone(), source })?;
         Self::from_json(&config, &file)
     }
 

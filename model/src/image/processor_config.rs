@@ -167,7 +167,11 @@ impl Fields<'_> {
 
     fn exact(&self, resizes: bool) -> Result<Fit, ProcessorError> {
         if !resizes {
-            return Err(self.error("do_resize", "is false without a centre crop, so images would keep any size", "set one of the two"));
+            return Err(self.error(
+                "do_resize",
+                "is false without a centre crop, so images would keep any size",
+                "set one of the two",
+            ));
         }
         let value = self.get("size").ok_or_else(|| self.missing("size"))?;
         if value.get("shortest_edge").is_some() {
@@ -225,8 +229,9 @@ impl Fields<'_> {
         let Some(value) = self.get(field) else {
             return fallback.ok_or_else(|| self.missing(field));
         };
-        let numbers: Option<Vec<f32>> =
-            value.as_array().and_then(|items| items.iter().map(|item| item.as_f64().map(|number| number as f32)).collect());
+        let numbers: Option<Vec<f32>> = value
+            .as_array()
+            .and_then(|items| items.iter().map(|item| item.as_f64().map(|number| number as f32)).collect());
         numbers
             .and_then(|numbers| <[f32; 3]>::try_from(numbers).ok())
             .filter(|triple| triple.iter().all(|number| number.is_finite()))

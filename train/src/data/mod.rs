@@ -11,3 +11,6 @@ pub mod ingest;
 pub mod shard;
 pub mod template;
 pub mod tokens;
+mod vila_tokenizer;
+
+pub use vila_tokenizer::IngestTokenizer;

@@ -40,6 +40,11 @@ pub trait Tokenize: Sync {
 
     /// A hash of everything that decides the ids; shards remember it.
     fn fingerprint(&self) -> String;
+
+    /// The `tokenizer.json` itself, to be stored in the shard so that it can be shown as text later.
+    fn definition(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// A `tokenizer.json` that cannot be used.
@@ -75,7 +80,7 @@ pub struct JsonTokenizer {
     bos: Option<u32>,
     eos: u32,
     image: Option<u32>,
-    fingerprint: String,
+    definition: Vec<u8>,
 }
 
 impl JsonTokenizer {
@@ -85,17 +90,29 @@ impl JsonTokenizer {
     /// The file is missing, is not a tokenizer, or has no `</s>`.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokenizerFileError> {
         let path = path.as_ref();
-        let bytes =
-            fs::read(path).map_err(|source| TokenizerFileError::Read { path: path.to_owned(), source })?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
+        let bytes = fs::read(path).map_err(|source| TokenizerFileError::Read { path: path.to_owned(), source })?;
+        Self::from_bytes(bytes, path)
+    }
+
+    /// Reads the content of a `tokenizer.json`; `path` names it in errors.
+    ///
+    /// # Errors
+    /// It is not a tokenizer, or has no `</s>`.
+    pub fn from_bytes(definition: Vec<u8>, path: &Path) -> Result<Self, TokenizerFileError> {
+        let inner = tokenizers::Tokenizer::from_bytes(&definition)
             .map_err(|error| TokenizerFileError::Parse { path: path.to_owned(), reason: error.to_string() })?;
         let eos = inner.token_to_id("</s>").ok_or_else(|| TokenizerFileError::NoEos { path: path.to_owned() })?;
-        let image = inner
-            .get_added_tokens_decoder()
-            .iter()
-            .find(|(_, token)| token.content == IMAGE_MARK)
-            .map(|(&id, _)| id);
-        Ok(Self { bos: inner.token_to_id("<s>"), eos, image, fingerprint: fingerprint_of(&bytes), inner })
+        let image =
+            inner.get_added_tokens_decoder().iter().find(|(_, token)| token.content == IMAGE_MARK).map(|(&id, _)| id);
+        Ok(Self { bos: inner.token_to_id("<s>"), eos, image, definition, inner })
+    }
+
+    /// The text of some tokens, special tokens written out.
+    ///
+    /// # Errors
+    /// Whatever the tokenizer reports.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, TokenizeError> {
+        self.inner.decode(tokens, false).map_err(|error| TokenizeError(error.to_string()))
     }
 
     /// The wrapped tokenizer.
@@ -133,6 +150,10 @@ impl Tokenize for JsonTokenizer {
     }
 
     fn fingerprint(&self) -> String {
-        self.fingerprint.clone()
+        fingerprint_of(&self.definition)
+    }
+
+    fn definition(&self) -> Option<&[u8]> {
+        Some(&self.definition)
     }
 }

@@ -63,7 +63,8 @@ impl Distortion {
 
     fn source(&self, x: f64, y: f64) -> (f64, f64) {
         let bend = self.bend(x, y);
-        let coordinate = |axis: usize| self.matrix[axis][0] * x + self.matrix[axis][1] * y + self.shift[axis] + bend[axis];
+        let coordinate =
+            |axis: usize| self.matrix[axis][0] * x + self.matrix[axis][1] * y + self.shift[axis] + bend[axis];
         (coordinate(0), coordinate(1))
     }
 
@@ -113,7 +114,9 @@ mod tests {
 
     #[test]
     fn views_differ_but_keep_their_ink() {
-        let tile: Tile = std::array::from_fn(|pixel| f32::from((2..6).contains(&(pixel % TILE)) && (2..6).contains(&(pixel / TILE))));
+        let tile: Tile = std::array::from_fn(|pixel| {
+            f32::from((2..6).contains(&(pixel % TILE)) && (2..6).contains(&(pixel / TILE)))
+        });
         let ink = |tile: &Tile| tile.iter().sum::<f32>();
         let mut total = 0.0;
         for index in 0..100 {

@@ -169,12 +169,22 @@ struct Files<'a> {
 
 impl Files<'_> {
     /// JSON lines.
-    fn lines<T: Serialize>(&self, name: &str, count: u64, record: impl Fn(u64) -> T + Sync) -> Result<PathBuf, ToyError> {
+    fn lines<T: Serialize>(
+        &self,
+        name: &str,
+        count: u64,
+        record: impl Fn(u64) -> T + Sync,
+    ) -> Result<PathBuf, ToyError> {
         self.write(name, count, record, ["", "\n", "\n"])
     }
 
     /// A JSON array with one element a line.
-    fn array<T: Serialize>(&self, name: &str, count: u64, record: impl Fn(u64) -> T + Sync) -> Result<PathBuf, ToyError> {
+    fn array<T: Serialize>(
+        &self,
+        name: &str,
+        count: u64,
+        record: impl Fn(u64) -> T + Sync,
+    ) -> Result<PathBuf, ToyError> {
         self.write(name, count, record, ["[\n", ",\n", "\n]\n"])
     }
 

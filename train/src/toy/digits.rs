@@ -89,7 +89,7 @@ impl Digits {
     }
 
     /// A hash of pixels and labels.
-    pub(super) fn fingerprint(&self) -> &[u8; 32] {
+    pub fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
     }
 }

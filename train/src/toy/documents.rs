@@ -279,7 +279,14 @@ impl Writer {
         self.conversation("sft-text", index, Vec::new(), question, answer.to_owned())
     }
 
-    fn conversation(&self, kind: &str, index: u64, mut images: Vec<String>, question: String, answer: String) -> LlavaRecord {
+    fn conversation(
+        &self,
+        kind: &str,
+        index: u64,
+        mut images: Vec<String>,
+        question: String,
+        answer: String,
+    ) -> LlavaRecord {
         let image = match images.len() {
             0 => None,
             1 => images.pop().map(OneOrMany::One),
@@ -310,8 +317,7 @@ pub(super) fn count_item(rng: &mut Rng) -> (Vec<usize>, String, &'static str) {
     let wanted = rng.below(10);
     let count = rng.from_to(3, 4);
     let others: Vec<usize> = (0..10).filter(|&digit| digit != wanted).collect();
-    let digits: Vec<usize> =
-        (0..count).map(|_| if rng.chance(0.45) { wanted } else { *rng.pick(&others) }).collect();
+    let digits: Vec<usize> = (0..count).map(|_| if rng.chance(0.45) { wanted } else { *rng.pick(&others) }).collect();
     let matching = digits.iter().filter(|&&digit| digit == wanted).count();
     (digits, format!("how many show a {} ?", NUMBERS[wanted]), NUMBERS[matching])
 }

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::digits::{Digits, HELD_OUT};
 use super::documents::{
-    AFTER_QUESTION, DIGIT_QUESTION, LARGER_QUESTION, SUM_QUESTION, Writer, count_item, fresh_bindings, sum_question, with_marks,
+    AFTER_QUESTION, DIGIT_QUESTION, LARGER_QUESTION, SUM_QUESTION, Writer, count_item, fresh_bindings, sum_question,
+    with_marks,
 };
 use super::rng::Rng;
 use super::sentences::Sum;
@@ -58,7 +59,10 @@ pub(super) fn tasks(digits: &Digits, writer: &Writer, seed: u64) -> Vec<Task> {
         ("text_arithmetic", Sum::all().map(|sum| completion(format!("{} is", sum.words()), sum.result())).collect()),
         ("text_arithmetic_chat", Sum::all().map(|sum| chat(sum_question(sum), Vec::new(), sum.result())).collect()),
         ("facts", writer.world.facts.iter().map(|fact| completion(fact.statement.clone(), fact.answer)).collect()),
-        ("facts_chat", writer.world.facts.iter().map(|fact| chat(fact.question.clone(), Vec::new(), fact.answer)).collect()),
+        (
+            "facts_chat",
+            writer.world.facts.iter().map(|fact| chat(fact.question.clone(), Vec::new(), fact.answer)).collect(),
+        ),
     ]
 }
 
@@ -129,10 +133,7 @@ impl Asker<'_> {
             let choices: Vec<_> = bindings.iter().map(|(_, name)| (*name).to_owned()).collect();
             let shown = completion(format!("{demonstrations}<image>"), answer);
             let bare = completion("<image>".to_owned(), answer);
-            (
-                Item { images: vec![query], choices: choices.clone(), ..bare },
-                Item { images, choices, ..shown },
-            )
+            (Item { images: vec![query], choices: choices.clone(), ..bare }, Item { images, choices, ..shown })
         };
         (0..DRAWN).map(item).unzip()
     }
@@ -144,7 +145,8 @@ impl Asker<'_> {
 
     /// A random held-out image of a digit that is not among those shown, where there is one.
     fn draw_other(&self, digit: usize, shown: &[String], rng: &mut Rng) -> String {
-        let fresh: Vec<_> = self.tiles[digit].iter().map(|&tile| path(tile)).filter(|image| !shown.contains(image)).collect();
+        let fresh: Vec<_> =
+            self.tiles[digit].iter().map(|&tile| path(tile)).filter(|image| !shown.contains(image)).collect();
         if fresh.is_empty() { self.draw(digit, rng) } else { rng.pick(&fresh).clone() }
     }
 }

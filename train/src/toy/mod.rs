@@ -18,7 +18,7 @@ mod tokenizer;
 mod words;
 
 pub use corpus::{CorpusOptions, CorpusReport, write_corpus};
-pub use digits::{Digits, HELD_OUT, Tile, TRAIN};
+pub use digits::{Digits, HELD_OUT, TRAIN, Tile};
 pub use error::ToyError;
 pub use rng::Rng;
 pub use tokenizer::train_tokenizer;

@@ -17,7 +17,9 @@ fn mix(mut z: u64) -> u64 {
 impl Rng {
     /// The generator for item `index` of a named stream.
     pub fn new(seed: u64, stream: &str, index: u64) -> Self {
-        let named = stream.bytes().fold(mix(seed.wrapping_add(GOLDEN)), |state, byte| mix(state ^ u64::from(byte)).wrapping_add(GOLDEN));
+        let named = stream
+            .bytes()
+            .fold(mix(seed.wrapping_add(GOLDEN)), |state, byte| mix(state ^ u64::from(byte)).wrapping_add(GOLDEN));
         Self { state: mix(named ^ mix(index.wrapping_add(GOLDEN))) }
     }
 

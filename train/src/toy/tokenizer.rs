@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::models::TrainerWrapper;
+use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::normalizers::utils::Lowercase;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::punctuation::Punctuation;
@@ -49,7 +49,8 @@ fn trained(texts: Vec<String>) -> tokenizers::Result<Tokenizer> {
     tokenizer.with_normalizer(Some(Lowercase));
     tokenizer.with_pre_tokenizer(Some(Sequence::new(pieces)));
     tokenizer.with_post_processor(Some(begin));
-    let trainer = WordLevelTrainer::builder().vocab_size(usize::MAX).show_progress(false).special_tokens(special).build()?;
+    let trainer =
+        WordLevelTrainer::builder().vocab_size(usize::MAX).show_progress(false).special_tokens(special).build()?;
     tokenizer.train(&mut TrainerWrapper::from(trainer), texts.into_iter())?;
     Ok(tokenizer)
 }

@@ -2,8 +2,25 @@
 
 /// Number words; a word's place is its value.
 pub(super) const NUMBERS: [&str; 19] = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
-    "fifteen", "sixteen", "seventeen", "eighteen",
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
 ];
 
 pub(super) const PEOPLE: [&str; 12] =
@@ -23,10 +40,11 @@ pub(super) const PLURALS: [&str; 6] = ["plums", "apples", "pears", "cups", "book
 
 /// Names that mean nothing, one token each.
 pub(super) const NONSENSE: [&str; 64] = [
-    "blicket", "dax", "wug", "zorp", "fep", "toma", "kiv", "lorp", "gazzer", "mib", "nool", "pim", "quib", "rasp", "sarn", "tulk", "ulf",
-    "vash", "wiff", "yad", "zeb", "brilp", "crint", "drosk", "fluss", "glim", "hask", "jorl", "klee", "lumf", "mork", "nazz", "opek",
-    "plack", "rilk", "skell", "trum", "usk", "vorn", "womp", "yelt", "zind", "bax", "cheem", "dofin", "erk", "frob", "gorp", "hoon",
-    "ilp", "jib", "koba", "lant", "modi", "nift", "ort", "prell", "regli", "spoo", "tizz", "vub", "wazzle", "yort", "zav",
+    "blicket", "dax", "wug", "zorp", "fep", "toma", "kiv", "lorp", "gazzer", "mib", "nool", "pim", "quib", "rasp",
+    "sarn", "tulk", "ulf", "vash", "wiff", "yad", "zeb", "brilp", "crint", "drosk", "fluss", "glim", "hask", "jorl",
+    "klee", "lumf", "mork", "nazz", "opek", "plack", "rilk", "skell", "trum", "usk", "vorn", "womp", "yelt", "zind",
+    "bax", "cheem", "dofin", "erk", "frob", "gorp", "hoon", "ilp", "jib", "koba", "lant", "modi", "nift", "ort",
+    "prell", "regli", "spoo", "tizz", "vub", "wazzle", "yort", "zav",
 ];
 
 #[cfg(test)]
@@ -36,7 +54,8 @@ mod tests {
     #[test]
     fn no_word_has_two_meanings() {
         let lists: [&[&str]; 14] = [
-            &NUMBERS, &PEOPLE, &FOODS, &PLACES, &COLOURS, &ANIMALS, &MOVES, &NEAR, &THINGS, &LOOKS, &MOODS, &TIMES, &PLURALS, &NONSENSE,
+            &NUMBERS, &PEOPLE, &FOODS, &PLACES, &COLOURS, &ANIMALS, &MOVES, &NEAR, &THINGS, &LOOKS, &MOODS, &TIMES,
+            &PLURALS, &NONSENSE,
         ];
         let mut all: Vec<&str> = lists.concat();
         let count = all.len();

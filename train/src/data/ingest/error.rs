@@ -41,7 +41,9 @@ pub enum IngestError {
         problem: Problem,
     },
     /// The tokenizer lacks what the template writes.
-    #[error("template `{template}` ends answers with `</s>`, which the tokenizer does not know as its end token; choose another template or tokenizer")]
+    #[error(
+        "template `{template}` ends answers with `</s>`, which the tokenizer does not know as its end token; choose another template or tokenizer"
+    )]
     TemplateEnd {
         /// Name of the template.
         template: &'static str,

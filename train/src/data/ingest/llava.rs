@@ -128,7 +128,8 @@ mod tests {
     }
 
     fn talk(image: &str, turns: &[(&str, &str)]) -> String {
-        let turns: Vec<_> = turns.iter().map(|(from, value)| serde_json::json!({"from": from, "value": value})).collect();
+        let turns: Vec<_> =
+            turns.iter().map(|(from, value)| serde_json::json!({"from": from, "value": value})).collect();
         format!(r#"{{"id": 1, "image": {image}, "conversations": {}}}"#, serde_json::json!(turns))
     }
 
@@ -144,12 +145,12 @@ mod tests {
     fn images_nothing_refers_to_come_first() {
         let json = talk(r#"["a", "b"]"#, &[("human", "same ?"), ("gpt", "yes"), ("human", "sure ?"), ("gpt", "no")]);
         let document = made(&json, "vicuna_v1_nosys").unwrap();
-        assert_eq!(
-            document.text,
-            " USER: <image>\n<image>\nsame ? ASSISTANT: yes</s>USER: sure ? ASSISTANT: no</s>"
-        );
+        assert_eq!(document.text, " USER: <image>\n<image>\nsame ? ASSISTANT: yes</s>USER: sure ? ASSISTANT: no</s>");
         assert_eq!(document.images, ["a", "b"]);
-        assert_eq!(document.trained.iter().map(|r| &document.text[r.clone()]).collect::<Vec<_>>(), ["yes</s>", "no</s>"]);
+        assert_eq!(
+            document.trained.iter().map(|r| &document.text[r.clone()]).collect::<Vec<_>>(),
+            ["yes</s>", "no</s>"]
+        );
     }
 
     #[test]

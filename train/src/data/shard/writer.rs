@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::error::{ShardError, io_at};
 use super::manifest::{Counts, FORMAT, FileEntry, Manifest, SourceFile, VERSION};
 use super::{
-    BLOCK_BYTES, CHECKED, CHECKSUMS, IMAGE_INDEX, IMAGE_NAMES, IMAGE_USES, IMAGES, ImageId, ImageRecord, LOSS, MANIFEST, SAMPLES,
-    SampleRecord, TOKENS,
+    BLOCK_BYTES, CHECKED, CHECKSUMS, IMAGE_INDEX, IMAGE_NAMES, IMAGE_USES, IMAGES, ImageId, ImageRecord, LOSS,
+    MANIFEST, SAMPLES, SampleRecord, TOKENIZER, TOKENS,
 };
 use crate::data::tokens::{IMAGE_PLACEHOLDER, hex};
 
@@ -21,6 +21,8 @@ use crate::data::tokens::{IMAGE_PLACEHOLDER, hex};
 pub struct ShardMeta {
     /// Fingerprint of the tokenizer.
     pub tokenizer: String,
+    /// The `tokenizer.json`, to be stored beside the documents.
+    pub tokenizer_json: Option<Vec<u8>>,
     /// The files the documents come from; [`Sample::source`] is an index into them.
     pub sources: Vec<SourceFile>,
     /// The options that decide the content.
@@ -204,7 +206,8 @@ impl ShardWriter {
     }
 
     fn narrow(&self, value: u64, problem: &str) -> Result<u32, ShardError> {
-        u32::try_from(value).map_err(|_| ShardError::BadSample { index: self.counts.samples, problem: problem.to_owned() })
+        u32::try_from(value)
+            .map_err(|_| ShardError::BadSample { index: self.counts.samples, problem: problem.to_owned() })
     }
 
     /// Appends loss bits; a started byte waits in `pending_bits` for the next document.
@@ -277,6 +280,11 @@ impl ShardWriter {
             let (entry, blocks) = file.close()?;
             checksums.write(bytemuck::cast_slice(&blocks))?;
             entries.insert(name.to_owned(), entry);
+        }
+        if let Some(json) = &self.meta.tokenizer_json {
+            let mut tokenizer = TrackedFile::create(self.partial.join(TOKENIZER))?;
+            tokenizer.write(json)?;
+            entries.insert(TOKENIZER.to_owned(), tokenizer.close()?.0);
         }
         entries.insert(IMAGES.to_owned(), files.images.close()?.0);
         entries.insert(CHECKSUMS.to_owned(), checksums.close()?.0);

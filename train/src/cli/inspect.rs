@@ -1,0 +1,110 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use vila_engine::CpuBackend;
+use vila_model::config::{Layout, VilaConfig};
+use vila_model::weights::Checkpoint;
+use vila_model::{Error, VilaModel};
+
+use super::{Failure, Outcome, print, print_json};
+
+#[derive(Args)]
+pub(super) struct InspectArguments {
+    /// A checkpoint directory.
+    dir: PathBuf,
+    /// List every tensor.
+    #[arg(long)]
+    tensors: bool,
+    /// Machine-readable results on stdout and nothing else.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn inspect(arguments: &InspectArguments) -> Result<Outcome, Failure> {
+    let facts = facts(arguments)?;
+    if arguments.json {
+        print_json(&facts)?;
+    } else {
+        print(&text(&facts))?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
+    let (config, layout) = VilaConfig::read(&arguments.dir)?;
+    let checkpoint = Checkpoint::open(&arguments.dir, layout)?;
+    let mut dtypes = serde_json::Map::new();
+    let (mut count, mut elements) = (0u64, 0usize);
+    for (_, dtype, shape) in checkpoint.tensors() {
+        count += 1;
+        elements += shape.iter().product::<usize>();
+        let entry = dtypes.entry(format!("{dtype:?}")).or_insert(json!(0));
+        *entry = json!(entry.as_u64().unwrap_or(0) + 1);
+    }
+    let wanted = VilaModel::specs(&config);
+    let cpu = CpuBackend::fast();
+    let problems = match vila_autograd::ParamStore::new(&cpu, wanted, vila_engine::DType::F32, 0, |_| false) {
+        Ok(store) => match checkpoint.load(&cpu, &store) {
+            Ok(_) => Value::Null,
+            Err(Error::Weights { problems, .. }) => json!(problems),
+            Err(error) => return Err(error.into()),
+        },
+        Err(error) => return Err(error.into()),
+    };
+    let mut facts = json!({
+        "layout": match layout {
+            Layout::Vila => "vila",
+            Layout::LlavaHf => "llava-hf",
+        },
+        "llm": config.llm.to_json(),
+        "vision": config.vision.to_json(),
+        "projector": config.projector.kind.name(),
+        "select_layer": config.vision.select_layer,
+        "tokens_per_image": config.tokens_per_image(),
+        "tensors": count,
+        "parameters": elements,
+        "dtypes": dtypes,
+        "problems": problems,
+    });
+    if arguments.tensors {
+        let list = checkpoint.tensors().map(|(name, dtype, shape)| json!([name, format!("{dtype:?}"), shape]));
+        facts["list"] = list.collect();
+    }
+    Ok(facts)
+}
+
+fn text(facts: &Value) -> String {
+    let size = |part: &str, field: &str| facts[part][field].to_string();
+    let mut text = format!(
+        "layout      {}\ndecoder     width {}, {} layers, {} heads ({} for keys), vocabulary {}, context {}\n\
+         vision      {} width {}, {} layers, image {}, patch {}, state {}\nprojector   {}, {} tokens per image\n\
+         tensors     {} with {} elements: {}\n",
+        facts["layout"].as_str().unwrap_or_default(),
+        size("llm", "hidden_size"),
+        size("llm", "num_hidden_layers"),
+        size("llm", "num_attention_heads"),
+        size("llm", "num_key_value_heads"),
+        size("llm", "vocab_size"),
+        size("llm", "max_position_embeddings"),
+        facts["vision"]["model_type"].as_str().unwrap_or_default(),
+        size("vision", "hidden_size"),
+        size("vision", "num_hidden_layers"),
+        size("vision", "image_size"),
+        size("vision", "patch_size"),
+        facts["select_layer"],
+        facts["projector"].as_str().unwrap_or_default(),
+        facts["tokens_per_image"],
+        facts["tensors"],
+        facts["parameters"],
+        facts["dtypes"]
+    );
+    match facts["problems"].as_str() {
+        None => text += "weights     complete\n",
+        Some(problems) => text += &format!("weights     do not fit the configuration:\n{problems}\n"),
+    }
+    for tensor in facts["list"].as_array().into_iter().flatten() {
+        text += &format!("{:<70} {:<6} {}\n", tensor[0].as_str().unwrap_or_default(), tensor[1].as_str().unwrap_or_default(), tensor[2]);
+    }
+    text
+}

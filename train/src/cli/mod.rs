@@ -1,0 +1,105 @@
+//! The command line: arguments in, exit code out.
+//!
+//! 0 done; 1 failed; 2 wrong usage; 130 or 143 stopped by a signal after saving. Errors are one paragraph on stderr.
+
+mod data;
+mod doctor;
+mod inspect;
+mod prompt;
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use vila_engine::Backend;
+
+use crate::open_device;
+
+/// Trains and runs VILA, a visual language model, without a deep learning framework.
+#[derive(Parser)]
+#[command(name = "vila", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole story small, on real handwriting: data, shards, stages, evaluation, answers.
+    Quickstart(train::QuickstartArguments),
+    /// Makes and looks into shard directories.
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Runs or resumes a recipe; the same command continues after any stop.
+    Train(train::TrainArguments),
+    /// Continues a prompt with images.
+    Generate(prompt::GenerateArguments),
+    /// Log-likelihoods of continuations, one JSON line per input line.
+    Score(prompt::ScoreArguments),
+    /// Says what a checkpoint directory holds.
+    Inspect(inspect::InspectArguments),
+    /// Says what this machine offers.
+    Doctor(doctor::DoctorArguments),
+}
+
+/// How a command ended without failing.
+pub(crate) enum Outcome {
+    Done,
+    /// Stopped by this signal after saving.
+    Stopped(usize),
+}
+
+/// Why a command failed.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match arguments.command {
+        Command::Quickstart(arguments) => train::quickstart(arguments),
+        Command::Data(command) => data::run(command),
+        Command::Train(arguments) => train::train(arguments),
+        Command::Generate(arguments) => prompt::generate(arguments),
+        Command::Score(arguments) => prompt::score(arguments),
+        Command::Inspect(arguments) => inspect::inspect(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Stopped(signal)) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Opens the device and says so in the first line.
+fn device(name: Option<&str>) -> Result<Arc<dyn Backend>, Failure> {
+    let backend = open_device(name)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    eprintln!("device: {} ({threads} threads)", backend.name());
+    Ok(backend)
+}
+
+/// Prints to stdout; a reader that went away ends the program quietly.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
+    }
+}
+
+fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    print(&format!("{value}\n"))
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+}

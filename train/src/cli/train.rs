@@ -1,0 +1,175 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use clap::Args;
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::{Failure, Outcome, device, print, print_json, shown};
+use crate::quickstart::{Quickstart, QuickstartOptions};
+use crate::recipe::Recipe;
+use crate::run::{RunOptions, RunReport, dry_run};
+
+#[derive(Args)]
+pub(super) struct TrainArguments {
+    /// The recipe.
+    recipe: PathBuf,
+    /// Overrides such as stage.sft.lr=1e-5.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// cpu
+    #[arg(long)]
+    device: Option<String>,
+    /// Folder of the run, instead of the recipe's `out`; relative to the working directory.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Discard what the output directory holds of an earlier run.
+    #[arg(long)]
+    restart: bool,
+    /// Check recipe and data, and say what would run.
+    #[arg(long)]
+    dry_run: bool,
+    /// Machine-readable results on stdout and nothing else.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct QuickstartArguments {
+    /// Folder of the run.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// cpu
+    #[arg(long)]
+    device: Option<String>,
+    /// A folder with digits.png and labels.txt in place of the embedded digits.
+    #[arg(long)]
+    digits: Option<PathBuf>,
+    /// Overrides of the recipe such as stage.sft.steps=100.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Discard what the output directory holds of an earlier run.
+    #[arg(long)]
+    restart: bool,
+    /// Machine-readable results on stdout and nothing else.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A flag that SIGINT and SIGTERM set to their number; a second one ends the program at once.
+fn stop_flag() -> Result<Arc<AtomicUsize>, Failure> {
+    let flag = Arc::new(AtomicUsize::new(0));
+    for signal in [SIGINT, SIGTERM] {
+        let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&armed))?;
+        signal_hook::flag::register(signal, armed)?;
+        signal_hook::flag::register_usize(signal, Arc::clone(&flag), signal as usize)?;
+    }
+    Ok(flag)
+}
+
+pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
+    let mut recipe = Recipe::read(&arguments.recipe, &arguments.sets)?;
+    if let Some(out) = arguments.out {
+        recipe.out = out;
+    }
+    let backend = device(arguments.device.as_deref())?;
+    if arguments.dry_run {
+        print(&(dry_run(&recipe, &arguments.recipe, backend)?.join("\n") + "\n"))?;
+        return Ok(Outcome::Done);
+    }
+    let options = RunOptions { restart: arguments.restart, stop: stop_flag()? };
+    let report = crate::run::train(&recipe, &arguments.recipe, backend, &options)?;
+    if arguments.json {
+        print_json(&report_json(&report))?;
+    }
+    match report.stopped_by {
+        Some(signal) => {
+            eprintln!("stopped after saving {}; the same command continues", report.checkpoint.display());
+            Ok(Outcome::Stopped(signal))
+        }
+        None => {
+            eprintln!("done: {}", report.checkpoint.display());
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+fn report_json(report: &RunReport) -> Value {
+    json!({"checkpoint": report.checkpoint, "stages": report.stages, "stopped_by": report.stopped_by})
+}
+
+pub(super) fn quickstart(arguments: QuickstartArguments) -> Result<Outcome, Failure> {
+    let default_out = match (arguments.seed, &arguments.digits) {
+        (0, None) => PathBuf::from("runs/quickstart"),
+        (seed, None) => PathBuf::from(format!("runs/quickstart-{seed}")),
+        (seed, Some(_)) => PathBuf::from(format!("runs/quickstart-{seed}-own-digits")),
+    };
+    let backend = device(arguments.device.as_deref())?;
+    let options = QuickstartOptions {
+        out: arguments.out.unwrap_or(default_out),
+        seed: arguments.seed,
+        digits: arguments.digits,
+        sets: arguments.sets,
+        run: RunOptions { restart: arguments.restart, stop: stop_flag()? },
+    };
+    let result = crate::quickstart::quickstart(&options, backend)?;
+    if let Some(signal) = result.stopped_by {
+        eprintln!("stopped after saving {}; the same command continues", result.checkpoint.display());
+        return Ok(Outcome::Stopped(signal));
+    }
+    if arguments.json { print_json(&result.summary)? } else { print(&table(&result))? }
+    Ok(Outcome::Done)
+}
+
+/// What was measured and a few answers, for people.
+fn table(result: &Quickstart) -> String {
+    let summary = &result.summary;
+    let number = |path: &str| summary.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    let mut text = String::from("\nstage        steps     tokens  first loss  last loss  seconds\n");
+    for stage in summary["stages"].as_array().into_iter().flatten() {
+        let field = |name: &str| stage[name].as_f64().unwrap_or(f64::NAN);
+        text += &format!(
+            "{:<10} {:>7} {:>10} {:>11.3} {:>10.3} {:>8.1}\n",
+            stage["name"].as_str().unwrap_or_default(),
+            field("steps"),
+            field("tokens"),
+            field("first_loss"),
+            field("last_loss"),
+            field("seconds")
+        );
+    }
+    text += "\non held-out digits, greedy answers from the saved checkpoint\n";
+    for (what, path) in [
+        ("which digit is it", "/heldout/digit_vqa"),
+        ("  the same, images permuted", "/heldout_shuffled/digit_vqa"),
+        ("sum of two digits", "/heldout/two_image_sum"),
+        ("larger of two digits", "/heldout/larger"),
+        ("how many show a digit", "/heldout/count"),
+        ("new names, 0 shots, choice of 4", "/naming/0/choice"),
+        ("new names, 4 shots, choice of 4", "/naming/4/choice"),
+        ("new names, 4 shots, free", "/naming/4/free"),
+        ("arithmetic in text, before images", "/text_arithmetic/after_text"),
+        ("arithmetic in text, after pretraining", "/text_arithmetic/after_pretrain"),
+        ("arithmetic in text, as chat, at the end", "/text_arithmetic/after_sft"),
+    ] {
+        text += &format!("{what:<42} {:>6.3}\n", number(path));
+    }
+    text += "\na few answers\n";
+    for answer in &result.samples {
+        let question = answer.question.question.replace('\n', " ");
+        let verdict = if answer.right() { "right" } else { "wrong" };
+        text += &format!("{}  {question}  {} ({verdict})\n", shown(&answer.question.images), answer.said);
+    }
+    text += &format!(
+        "\n{:.0} seconds; summary in {}, model in {}\n",
+        number("/seconds"),
+        result.summary_path.display(),
+        result.checkpoint.display()
+    );
+    text
+}

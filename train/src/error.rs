@@ -1,0 +1,83 @@
+use std::path::{Path, PathBuf};
+
+/// What can stop a run; messages say what, where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A recipe cannot be run.
+    #[error("{}: {problem}", path.display())]
+    Recipe {
+        /// The recipe.
+        path: PathBuf,
+        /// What is wrong and what would do.
+        problem: String,
+    },
+    /// The output directory belongs to another run.
+    #[error("{}: {problem}", path.display())]
+    OutputDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// A checkpoint cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what would do.
+        problem: String,
+    },
+    /// A document cannot be trained on.
+    #[error("{0}")]
+    Data(String),
+    /// Loss or gradients are not finite.
+    #[error("{0}")]
+    NotFinite(String),
+    /// Ingestion failed.
+    #[error(transparent)]
+    Ingest(#[from] crate::data::ingest::IngestError),
+    /// A tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::data::tokens::TokenizerFileError),
+    /// A shard cannot be used.
+    #[error(transparent)]
+    Shard(#[from] crate::data::shard::ShardError),
+    /// The toy corpus could not be written.
+    #[error(transparent)]
+    Toy(#[from] crate::toy::ToyError),
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] vila_model::Error),
+    /// An image could not be used.
+    #[error(transparent)]
+    Image(#[from] vila_model::image::ImageError),
+    /// An op failed.
+    #[error(transparent)]
+    Engine(#[from] vila_engine::Error),
+}
+
+impl Error {
+    pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        |source| Error::Io { path, source }
+    }
+
+    pub(crate) fn recipe(path: &Path, problem: impl Into<String>) -> Self {
+        Error::Recipe { path: path.to_path_buf(), problem: problem.into() }
+    }
+
+    pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
+        Error::Checkpoint { path: path.to_path_buf(), problem: problem.into() }
+    }
+}
+
+/// Result of a training call.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,106 @@
+//! Evaluation on questions in JSON lines: exact match of greedy answers, choice by likelihood.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use vila_model::{GenerateOptions, Vila, generate, score};
+
+use crate::data::template::Template;
+use crate::{Error, Result};
+
+/// One question.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Question {
+    /// Text to continue, for questions without a template.
+    #[serde(default)]
+    pub prompt: String,
+    /// What a user asks, for questions with one.
+    #[serde(default)]
+    pub question: String,
+    /// Whether the conversation template goes around `question`.
+    #[serde(default)]
+    pub template: bool,
+    /// Image files, relative to the question file.
+    #[serde(default)]
+    pub images: Vec<PathBuf>,
+    /// The right answer.
+    pub answer: String,
+    /// Answers to choose from.
+    #[serde(default)]
+    pub choices: Vec<String>,
+}
+
+/// Reads a question file; image paths become relative to the working directory.
+pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(index, line)| {
+            let mut question: Question = serde_json::from_str(line)
+                .map_err(|error| Error::Data(format!("{} line {}: {error}", path.display(), index + 1)))?;
+            question.images.iter_mut().for_each(|image| *image = folder.join(&image));
+            Ok(question)
+        })
+        .collect()
+}
+
+/// A question and what the model said.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The question.
+    pub question: Question,
+    /// The greedy answer.
+    pub said: String,
+}
+
+impl Answer {
+    /// Whether the whole answer is right.
+    pub fn right(&self) -> bool {
+        self.said == self.question.answer
+    }
+}
+
+/// Most tokens of a conversational answer.
+const ANSWER_TOKENS: usize = 8;
+
+/// Greedy answers; a continued text is cut at the length of the right answer, a conversation ends by itself.
+pub fn answer(vila: &Vila, template: &Template, questions: &[Question]) -> Result<Vec<Answer>> {
+    questions
+        .par_iter()
+        .map(|question| {
+            let (prompt, max_new_tokens) = if question.template {
+                (template.prompt(&[], &question.question), ANSWER_TOKENS)
+            } else {
+                (question.prompt.clone(), vila.tokenizer.encode(&question.answer)?.len())
+            };
+            let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+            let made = generate(vila, &prompt, &question.images, &options)?;
+            Ok(Answer { question: question.clone(), said: made.text.trim().to_string() })
+        })
+        .collect()
+}
+
+/// Share of right answers.
+pub fn accuracy(answers: &[Answer]) -> f64 {
+    answers.iter().filter(|answer| answer.right()).count() as f64 / answers.len().max(1) as f64
+}
+
+/// Share of questions whose right answer is the likeliest of its choices.
+pub fn choice_accuracy(vila: &Vila, questions: &[Question]) -> Result<f64> {
+    let right: Vec<bool> = questions
+        .par_iter()
+        .map(|question| {
+            let scores = question
+                .choices
+                .iter()
+                .map(|choice| Ok(score(vila, &question.prompt, choice, &question.images)?.logprob))
+                .collect::<Result<Vec<f64>>>()?;
+            let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(index, _)| index);
+            Ok(best.is_some_and(|index| question.choices[index] == question.answer))
+        })
+        .collect::<Result<_>>()?;
+    Ok(right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64)
+}

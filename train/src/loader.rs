@@ -1,0 +1,315 @@
+//! From shards to packed micro-batches: one step's documents, packed, with their images, ahead of time.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+use vila_autograd::{ParamStore, Tape};
+use vila_engine::Backend;
+use vila_model::batch::expanded_len;
+use vila_model::image::ImageProcessor;
+use vila_model::{Document, Images, PackedBatch, VilaModel};
+
+use crate::data::shard::{ImageId, ShardReader};
+use crate::order::{MixtureOrder, Pick};
+use crate::packing::first_fit_decreasing;
+use crate::recipe::StageSpec;
+use crate::{Error, Result};
+
+/// A named shard and how much of it is kept for validation.
+pub struct Source {
+    /// Name in the recipe.
+    pub name: String,
+    /// The shard.
+    pub reader: Arc<ShardReader>,
+    /// Documents at the end that are not trained on.
+    pub hold_out: u64,
+}
+
+impl Source {
+    fn trained(&self) -> u64 {
+        self.reader.len().saturating_sub(self.hold_out)
+    }
+}
+
+/// Sizes that decide how documents are laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Positions of one image.
+    pub tokens_per_image: usize,
+    /// Longest context of the model.
+    pub max_positions: usize,
+    /// Micro-batches are filled up to a multiple of this; 1 where shapes need not repeat.
+    pub align: usize,
+}
+
+/// One optimizer step's worth of data.
+pub struct Step {
+    /// Micro-batches.
+    pub batches: Vec<PackedBatch>,
+    /// Supervised tokens of all of them.
+    pub supervised: u64,
+    /// Positions of all documents.
+    pub tokens: u64,
+    /// Images of all documents.
+    pub images: u64,
+    /// The documents in logical order.
+    pub picks: Vec<Pick>,
+}
+
+/// The data of a stage.
+pub struct StageData {
+    stage: String,
+    sources: Vec<Source>,
+    order: MixtureOrder,
+    documents: u64,
+    capacity: usize,
+    geometry: Geometry,
+    images: ImageStore,
+}
+
+impl StageData {
+    /// Checks that every document of the stage fits.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names the document that is longer than the capacity or the context, or an empty source.
+    pub fn new(
+        seed: u64,
+        stage: &StageSpec,
+        sources: Vec<Source>,
+        geometry: Geometry,
+        processor: ImageProcessor,
+    ) -> Result<Self> {
+        let shares: Vec<(u64, f64)> = sources.iter().map(|source| (source.trained(), stage.data[&source.name])).collect();
+        for source in &sources {
+            check_source(stage, source, geometry)?;
+        }
+        Ok(StageData {
+            stage: stage.name.clone(),
+            order: MixtureOrder::new(seed, &shares),
+            documents: stage.documents,
+            capacity: stage.capacity,
+            images: ImageStore::new(processor),
+            sources,
+            geometry,
+        })
+    }
+
+    /// Encodes every image of the sources with a frozen vision tower, so that no step needs to.
+    pub fn fill_feature_bank(&mut self, backend: &dyn Backend, model: &VilaModel, store: &ParamStore) -> Result<()> {
+        let mut bank = Vec::new();
+        for source in &self.sources {
+            bank.push(encode_images(source, &self.images.processor, backend, model, store)?);
+        }
+        self.images.bank = Some(bank);
+        Ok(())
+    }
+
+    /// The data of step `index` of the stage.
+    ///
+    /// # Errors
+    /// Damaged shards, undecodable images, or a step without supervised token, which names its documents.
+    pub fn step(&self, index: u64) -> Result<Step> {
+        let picks = self.order.range(index * self.documents, self.documents);
+        let step = self.pack(&picks)?;
+        if step.supervised == 0 {
+            return Err(Error::Data(format!(
+                "stage {}, step {}: none of its {} documents has a supervised token ({}); raise `documents` or check the \
+                 loss masks with `vila data show`",
+                self.stage,
+                index + 1,
+                picks.len(),
+                self.describe(&picks)?
+            )));
+        }
+        Ok(step)
+    }
+
+    /// The documents kept for validation, packed; nothing if there are none.
+    pub fn held_out(&self) -> Result<Option<Step>> {
+        let range = |source: &Source| -> Range<u64> { source.trained()..source.reader.len() };
+        let picks: Vec<Pick> = self
+            .sources
+            .iter()
+            .enumerate()
+            .flat_map(|(index, source)| range(source).map(move |document| Pick { source: index, document, epoch: 0 }))
+            .collect();
+        if picks.is_empty() { Ok(None) } else { self.pack(&picks).map(Some) }
+    }
+
+    fn pack(&self, picks: &[Pick]) -> Result<Step> {
+        let mut documents = Vec::with_capacity(picks.len());
+        let mut images: Vec<Vec<ImageRef>> = Vec::with_capacity(picks.len());
+        for pick in picks {
+            let sample = self.sources[pick.source].reader.sample(pick.document)?;
+            documents.push(Document { tokens: sample.tokens.to_vec(), supervised: sample.loss.iter().collect() });
+            images.push(sample.images.iter().map(|&image| (pick.source, image)).collect());
+        }
+        let lengths: Vec<usize> = documents.iter().map(|document| self.length(document)).collect();
+        let mut step =
+            Step { batches: vec![], supervised: 0, tokens: 0, images: 0, picks: picks.to_vec() };
+        for bin in first_fit_decreasing(&lengths, self.capacity) {
+            let members: Vec<Document> = bin.iter().map(|&i| std::mem::take(&mut documents[i])).collect();
+            let wanted: Vec<ImageRef> = bin.iter().flat_map(|&i| images[i].iter().copied()).collect();
+            let pixels = self.images.get(&self.sources, &wanted)?;
+            let batch = PackedBatch::new(&members, pixels, self.geometry.tokens_per_image, self.geometry.align)?;
+            step.supervised += batch.targets.len() as u64;
+            step.images += wanted.len() as u64;
+            step.batches.push(batch);
+        }
+        step.tokens = lengths.iter().sum::<usize>() as u64;
+        Ok(step)
+    }
+
+    fn length(&self, document: &Document) -> usize {
+        expanded_len(document.tokens.len(), document.images(), self.geometry.tokens_per_image)
+    }
+
+    /// Where documents come from, for messages: at most eight of them.
+    pub fn describe(&self, picks: &[Pick]) -> Result<String> {
+        let mut names = Vec::new();
+        for pick in picks.iter().take(8) {
+            let source = &self.sources[pick.source];
+            let record = source.reader.record(pick.document)?;
+            names.push(format!("{} document {} from {}", source.name, pick.document, source.reader.origin(&record)));
+        }
+        if picks.len() > names.len() {
+            names.push(format!("and {} more", picks.len() - names.len()));
+        }
+        Ok(names.join("; "))
+    }
+
+    /// Steps from `start` on, made by a thread of `scope` while others are used.
+    pub fn prefetch<'scope>(
+        &'scope self,
+        scope: &'scope std::thread::Scope<'scope, '_>,
+        start: u64,
+        end: u64,
+    ) -> Receiver<Result<Step>> {
+        let (sender, receiver) = sync_channel(2);
+        scope.spawn(move || {
+            // The receiver goes away when the run stops early.
+            (start..end).map(|index| self.step(index)).try_for_each(|step| sender.send(step).map_err(drop))
+        });
+        receiver
+    }
+}
+
+fn check_source(stage: &StageSpec, source: &Source, geometry: Geometry) -> Result<()> {
+    if source.trained() == 0 {
+        return Err(Error::Data(format!(
+            "stage {}: source {} has {} documents and holds out {}; nothing is left to train on",
+            stage.name,
+            source.name,
+            source.reader.len(),
+            source.hold_out
+        )));
+    }
+    for document in 0..source.reader.len() {
+        let record = source.reader.record(document)?;
+        let (tokens, images) = (record.token_count as usize, record.image_count as usize);
+        let length = expanded_len(tokens, images, geometry.tokens_per_image);
+        let (limit, what) = if geometry.max_positions < stage.capacity {
+            (geometry.max_positions, "the model's context (max_positions)")
+        } else {
+            (stage.capacity, "the micro-batch (`capacity`)")
+        };
+        if length > limit {
+            return Err(Error::Data(format!(
+                "stage {}: document {document} of source {} ({}) takes {length} positions with its {images} images of {}, \
+                 {what} has {limit}; raise it, or ingest with fewer images or a token limit",
+                stage.name,
+                source.name,
+                source.reader.origin(&record),
+                geometry.tokens_per_image
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// An image of a source.
+type ImageRef = (usize, ImageId);
+
+/// Most bytes of decoded pixels that are kept.
+const PIXEL_CACHE: usize = 1 << 30;
+
+struct ImageStore {
+    processor: ImageProcessor,
+    pixels: Mutex<HashMap<ImageRef, Arc<[f32]>>>,
+    bank: Option<Vec<FeatureBank>>,
+}
+
+/// Outputs of the vision tower for every image of a source.
+struct FeatureBank {
+    features: Vec<f32>,
+    per_image: usize,
+}
+
+impl ImageStore {
+    fn new(processor: ImageProcessor) -> Self {
+        ImageStore { processor, pixels: Mutex::default(), bank: None }
+    }
+
+    fn get(&self, sources: &[Source], wanted: &[ImageRef]) -> Result<Images> {
+        if wanted.is_empty() {
+            return Ok(Images::None);
+        }
+        if let Some(bank) = &self.bank {
+            let features = wanted.iter().flat_map(|&(source, image)| {
+                let bank = &bank[source];
+                &bank.features[image.0 as usize * bank.per_image..][..bank.per_image]
+            });
+            return Ok(Images::Features(features.copied().collect()));
+        }
+        let mut pixels = Vec::new();
+        for &image in wanted {
+            pixels.extend_from_slice(&self.pixels(sources, image)?);
+        }
+        Ok(Images::Pixels(pixels))
+    }
+
+    fn pixels(&self, sources: &[Source], image: ImageRef) -> Result<Arc<[f32]>> {
+        let cache = || self.pixels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pixels) = cache().get(&image) {
+            return Ok(Arc::clone(pixels));
+        }
+        let pixels: Arc<[f32]> = decode(&sources[image.0], image.1, &self.processor)?.into();
+        let mut cache = cache();
+        if (cache.len() + 1) * pixels.len() * size_of::<f32>() <= PIXEL_CACHE {
+            cache.insert(image, Arc::clone(&pixels));
+        }
+        Ok(pixels)
+    }
+}
+
+fn decode(source: &Source, image: ImageId, processor: &ImageProcessor) -> Result<Vec<f32>> {
+    let name = source.reader.image_name(image)?;
+    Ok(processor.decode_and_process(source.reader.image(image)?, name)?)
+}
+
+/// Images encoded at once.
+const ENCODE_CHUNK: usize = 256;
+
+fn encode_images(
+    source: &Source,
+    processor: &ImageProcessor,
+    backend: &dyn Backend,
+    model: &VilaModel,
+    store: &ParamStore,
+) -> Result<FeatureBank> {
+    let per_image = model.config().vision.tokens() * model.config().vision.hidden_size;
+    let images = source.reader.counts().images as u32;
+    let mut features = Vec::with_capacity(images as usize * per_image);
+    for start in (0..images).step_by(ENCODE_CHUNK) {
+        let chunk = start..images.min(start + ENCODE_CHUNK as u32);
+        let pixels: Vec<Vec<f32>> =
+            chunk.into_par_iter().map(|image| decode(source, ImageId(image), processor)).collect::<Result<_>>()?;
+        let mut tape = Tape::inference(backend, store);
+        let encoded = model.vision_features(&mut tape, &pixels.concat())?;
+        features.extend(backend.to_vec::<f32>(encoded.tensor())?);
+    }
+    Ok(FeatureBank { features, per_image })
+}

@@ -1,0 +1,35 @@
+//! First-fit-decreasing packing of a step's documents into micro-batches.
+
+/// Bins of indices into `lengths`: every index once, no bin above `capacity` (lengths are at most that).
+///
+/// Longest first, ties in order; inside a bin documents keep their order, so packing depends on lengths alone.
+pub fn first_fit_decreasing(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
+    let mut by_length: Vec<usize> = (0..lengths.len()).collect();
+    by_length.sort_by_key(|&i| (std::cmp::Reverse(lengths[i]), i));
+    let mut bins: Vec<(usize, Vec<usize>)> = Vec::new();
+    for i in by_length {
+        match bins.iter_mut().find(|(used, _)| used + lengths[i] <= capacity) {
+            Some((used, bin)) => {
+                *used += lengths[i];
+                bin.push(i);
+            }
+            None => bins.push((lengths[i], vec![i])),
+        }
+    }
+    for (_, bin) in &mut bins {
+        bin.sort_unstable();
+    }
+    bins.into_iter().map(|(_, bin)| bin).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_go_where_they_fit_first() {
+        assert_eq!(first_fit_decreasing(&[900, 500, 450, 400, 350], 900), [vec![0], vec![1, 3], vec![2, 4]]);
+        assert_eq!(first_fit_decreasing(&[], 10), Vec::<Vec<usize>>::new());
+        assert_eq!(first_fit_decreasing(&[10, 0, 10], 10), [vec![0, 1], vec![2]]);
+    }
+}

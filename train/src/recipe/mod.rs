@@ -1,0 +1,495 @@
+//! A recipe: one TOML file for a whole run. Paths in it are relative to its folder.
+
+mod overrides;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use vila_autograd::Recompute;
+use vila_engine::ops::{GeluKind, HeadShape};
+use vila_model::VilaConfig;
+use vila_model::config::{LlamaConfig, ProjectorConfig, ProjectorKind, VisionConfig, VisionFamily};
+use vila_model::image::{ChannelStats, GeometryMode, ImageProcessor};
+
+use crate::{Error, Result};
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Seed of initial weights and document order.
+    #[serde(default)]
+    pub seed: u64,
+    /// Folder of the run: checkpoints, metrics, shards.
+    pub out: PathBuf,
+    /// The model.
+    pub model: ModelSpec,
+    /// Data sources by name.
+    pub sources: BTreeMap<String, SourceSpec>,
+    /// Stages in order.
+    pub stage: Vec<StageSpec>,
+    /// When to save.
+    #[serde(default)]
+    pub checkpoint: CheckpointSpec,
+}
+
+/// Where the model comes from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// A checkpoint directory to start from; excludes the other fields.
+    pub from: Option<PathBuf>,
+    /// `tokenizer.json`.
+    pub tokenizer: Option<PathBuf>,
+    /// Decoder sizes, for random weights.
+    pub llm: Option<LlmSpec>,
+    /// Vision tower sizes, for random weights.
+    pub vision: Option<VisionSpec>,
+    /// Projector type.
+    pub projector: Option<String>,
+    /// How images become pixels.
+    #[serde(default)]
+    pub image: ImageSpec,
+    /// What the backward pass computes again: `none`, `cheap` or `block`.
+    #[serde(default)]
+    pub recompute: RecomputeSpec,
+}
+
+/// See [`Recompute`].
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RecomputeSpec {
+    /// Keep every activation.
+    #[default]
+    None,
+    /// Norms and activations again.
+    Cheap,
+    /// Whole blocks again.
+    Block,
+}
+
+impl From<RecomputeSpec> for Recompute {
+    fn from(spec: RecomputeSpec) -> Self {
+        match spec {
+            RecomputeSpec::None => Recompute::None,
+            RecomputeSpec::Cheap => Recompute::Cheap,
+            RecomputeSpec::Block => Recompute::Block,
+        }
+    }
+}
+
+/// Sizes of a decoder with random weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LlmSpec {
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the gated MLP.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; as many as query heads if left out.
+    pub kv_heads: Option<usize>,
+    /// Longest context.
+    #[serde(default = "defaults::max_positions")]
+    pub max_positions: usize,
+    /// Base of the rotary frequencies.
+    #[serde(default = "defaults::rope_theta")]
+    pub rope_theta: f64,
+    /// Whether head and embedding share one table.
+    #[serde(default)]
+    pub tied: bool,
+}
+
+/// Sizes of a vision tower with random weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisionSpec {
+    /// `clip` or `siglip`.
+    pub family: FamilySpec,
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Side of the image in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Which hidden state becomes features.
+    #[serde(default = "defaults::select_layer")]
+    pub select_layer: i64,
+}
+
+/// See [`VisionFamily`].
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FamilySpec {
+    /// Class token, norm before the blocks.
+    Clip,
+    /// Neither.
+    Siglip,
+}
+
+/// How images become pixels.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSpec {
+    /// `pad`, `square` or `resize`; the tower's own if left out.
+    pub mode: Option<String>,
+    /// Mean per channel; the tower family's if left out.
+    pub mean: Option<[f32; 3]>,
+    /// Deviation per channel; the tower family's if left out.
+    pub std: Option<[f32; 3]>,
+}
+
+/// A shard directory, or raw data and how to ingest it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// A shard directory; excludes the other fields but `hold_out`.
+    pub shard: Option<PathBuf>,
+    /// `mmc4`, `pairs`, `llava` or `text`.
+    pub format: Option<String>,
+    /// Raw files.
+    #[serde(default)]
+    pub input: Vec<PathBuf>,
+    /// Folder of the images.
+    pub images: Option<PathBuf>,
+    /// Conversation template (llava).
+    pub template: Option<String>,
+    /// `native`, `images-first` or `pairs` (mmc4).
+    pub layout: Option<String>,
+    /// `all_text` or `image_following_text_only` (mmc4).
+    pub loss_scope: Option<String>,
+    /// Images kept per document, 0 for all (mmc4).
+    pub max_images: Option<usize>,
+    /// `stop` or `skip`.
+    pub on_error: Option<String>,
+    /// Documents at the end that are never trained on and serve for validation.
+    #[serde(default)]
+    pub hold_out: u64,
+}
+
+/// Parts of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The vision tower.
+    Vision,
+    /// The projector.
+    Projector,
+    /// The decoder with embeddings and head.
+    Llm,
+}
+
+impl Part {
+    /// Whether a parameter of that name belongs to the part.
+    pub fn owns(self, name: &str) -> bool {
+        name.starts_with(match self {
+            Part::Vision => "vision_tower.",
+            Part::Projector => "mm_projector.",
+            Part::Llm => "llm.",
+        })
+    }
+}
+
+/// One stage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageSpec {
+    /// Name, unique in the recipe.
+    pub name: String,
+    /// Parts that train.
+    pub train: Vec<Part>,
+    /// Sources and their shares of the documents.
+    pub data: BTreeMap<String, f64>,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Documents per step.
+    pub documents: u64,
+    /// Positions per micro-batch; no document may be longer.
+    pub capacity: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Peak learning rate of the projector, if it differs.
+    pub projector_lr: Option<f64>,
+    /// Share of the steps that warm up.
+    #[serde(default = "defaults::warmup")]
+    pub warmup: f64,
+    /// Learning rate at the end over the peak.
+    #[serde(default)]
+    pub min_lr_ratio: f64,
+    /// Adam's β₁ and β₂.
+    #[serde(default = "defaults::betas")]
+    pub betas: [f64; 2],
+    /// Adam's ε.
+    #[serde(default = "defaults::eps")]
+    pub eps: f64,
+    /// Decoupled weight decay of matrices.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 for no limit.
+    #[serde(default = "defaults::clip")]
+    pub clip: f64,
+    /// Steps between validations; 0 for none.
+    #[serde(default)]
+    pub validate_every: u64,
+    /// Encode every image once before the stage: possible while the vision tower is frozen.
+    #[serde(default)]
+    pub feature_bank: bool,
+}
+
+impl StageSpec {
+    /// Whether a parameter of that name trains.
+    pub fn trains(&self, name: &str) -> bool {
+        self.train.iter().any(|part| part.owns(name))
+    }
+
+    /// Whether the vision tower trains.
+    pub fn trains_vision(&self) -> bool {
+        self.train.contains(&Part::Vision)
+    }
+}
+
+/// When to save.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSpec {
+    /// Steps between checkpoints; 0 for stage ends alone.
+    #[serde(default = "defaults::every")]
+    pub every: u64,
+    /// Checkpoints to keep besides those at stage ends.
+    #[serde(default = "defaults::keep")]
+    pub keep: usize,
+}
+
+impl Default for CheckpointSpec {
+    fn default() -> Self {
+        CheckpointSpec { every: defaults::every(), keep: defaults::keep() }
+    }
+}
+
+mod defaults {
+    pub(super) fn max_positions() -> usize {
+        4096
+    }
+    pub(super) fn rope_theta() -> f64 {
+        10_000.0
+    }
+    pub(super) fn select_layer() -> i64 {
+        -2
+    }
+    pub(super) fn warmup() -> f64 {
+        0.03
+    }
+    pub(super) fn betas() -> [f64; 2] {
+        [0.9, 0.999]
+    }
+    pub(super) fn eps() -> f64 {
+        1e-8
+    }
+    pub(super) fn clip() -> f64 {
+        1.0
+    }
+    pub(super) fn every() -> u64 {
+        500
+    }
+    pub(super) fn keep() -> usize {
+        2
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe and applies `key=value` overrides such as `stage.sft.lr=1e-5`.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] names the file, the line or key, and for unknown keys the nearest known one.
+    pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, path, folder, sets)
+    }
+
+    /// Reads a recipe from text; `path` names it in messages, its relative paths start at `folder`.
+    pub fn parse(text: &str, path: &Path, folder: &Path, sets: &[String]) -> Result<Self> {
+        let explain = |error: toml::de::Error| Error::recipe(path, overrides::explain(&error));
+        // The plain parse first: its errors carry line numbers, those after overrides cannot.
+        let mut recipe: Recipe = toml::from_str(text).map_err(explain)?;
+        if !sets.is_empty() {
+            let mut table: toml::Table = toml::from_str(text).map_err(explain)?;
+            sets.iter().try_for_each(|set| overrides::apply(&mut table, set)).map_err(|e| Error::recipe(path, e))?;
+            recipe = table.try_into().map_err(explain)?;
+        }
+        recipe.resolve_paths(folder);
+        recipe.check().map_err(|problem| Error::recipe(path, problem))?;
+        Ok(recipe)
+    }
+
+    fn resolve_paths(&mut self, folder: &Path) {
+        let resolve = |path: &mut PathBuf| *path = folder.join(&path);
+        resolve(&mut self.out);
+        [&mut self.model.from, &mut self.model.tokenizer].into_iter().flatten().for_each(resolve);
+        for source in self.sources.values_mut() {
+            source.input.iter_mut().for_each(resolve);
+            [&mut source.shard, &mut source.images].into_iter().flatten().for_each(resolve);
+        }
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let ensure = |fine: bool, problem: String| if fine { Ok(()) } else { Err(problem) };
+        let model = &self.model;
+        let sizes = model.llm.is_some() && model.vision.is_some() && model.tokenizer.is_some();
+        let none = model.llm.is_none() && model.vision.is_none();
+        ensure(
+            (model.from.is_some() && none) || (model.from.is_none() && sizes),
+            "`model` needs either `from` (a checkpoint directory) or `tokenizer`, `llm` and `vision` sizes".into(),
+        )?;
+        for (name, source) in &self.sources {
+            let raw = source.format.is_some() && !source.input.is_empty();
+            let ready = source.shard.is_some() && source.format.is_none() && source.input.is_empty();
+            ensure(raw != ready, format!("source `{name}` needs either `shard`, or `format` and `input`"))?;
+        }
+        ensure(!self.stage.is_empty(), "there is no [[stage]]".into())?;
+        for (i, stage) in self.stage.iter().enumerate() {
+            let at = |field: &str| format!("stage `{}`: `{field}`", stage.name);
+            ensure(!self.stage[..i].iter().any(|other| other.name == stage.name), at("name") + " is used twice")?;
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            let named = !stage.name.is_empty() && stage.name.chars().all(plain);
+            ensure(named, at("name") + " may have letters, digits, - and _ only")?;
+            ensure(!stage.train.is_empty(), at("train") + " is empty; name vision, projector or llm")?;
+            ensure(stage.steps > 0 && stage.documents > 0, at("steps") + " and `documents` must be positive")?;
+            ensure(stage.capacity > 0, at("capacity") + " must be positive")?;
+            ensure(stage.lr >= 0.0 && stage.lr.is_finite(), at("lr") + " must be a number from 0")?;
+            ensure((0.0..=1.0).contains(&stage.warmup), at("warmup") + " must be between 0 and 1")?;
+            ensure(!stage.data.is_empty(), at("data") + " names no source")?;
+            ensure(
+                !(stage.feature_bank && stage.trains_vision()),
+                at("feature_bank") + " needs a frozen vision tower; take `vision` out of `train`",
+            )?;
+            for (name, weight) in &stage.data {
+                let known: Vec<&str> = self.sources.keys().map(String::as_str).collect();
+                let hint = overrides::nearest(name, &known);
+                ensure(known.contains(&name.as_str()), at("data") + &format!(" names the unknown source `{name}`{hint}"))?;
+                ensure(*weight > 0.0 && weight.is_finite(), at("data") + &format!(": the share of `{name}` must be positive"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// SHA-256 of everything that decides the run's results, in hexadecimal.
+    pub fn hash(&self) -> String {
+        let mut recipe = self.clone();
+        recipe.out = PathBuf::new();
+        recipe.checkpoint = CheckpointSpec::default();
+        let json = serde_json::to_vec(&recipe).unwrap_or_default();
+        crate::data::tokens::hex(&Sha256::digest(json))
+    }
+
+    /// The configuration and image processor of a model with random weights.
+    pub fn random_model(&self, path: &Path, vocab_size: usize, ids: TokenIds) -> Result<(VilaConfig, ImageProcessor)> {
+        let (Some(llm), Some(vision)) = (&self.model.llm, &self.model.vision) else {
+            return Err(Error::recipe(path, "`model.llm` and `model.vision` are missing"));
+        };
+        let projector = self.model.projector.as_deref().unwrap_or("linear");
+        let kind = ProjectorKind::parse(projector).ok_or_else(|| {
+            Error::recipe(path, format!("`model.projector` is {projector}; implemented are {}", ProjectorKind::NAMES))
+        })?;
+        let kv_heads = llm.kv_heads.unwrap_or(llm.heads);
+        let divides = |n: usize, of: usize| n > 0 && of.is_multiple_of(n);
+        let sound = divides(llm.heads, llm.hidden_size)
+            && divides(kv_heads, llm.heads)
+            && (llm.hidden_size / llm.heads).is_multiple_of(2)
+            && divides(vision.heads, vision.hidden_size)
+            && divides(vision.patch_size, vision.image_size)
+            && llm.layers * llm.intermediate_size * vision.layers * vision.intermediate_size * llm.max_positions > 0;
+        if !sound {
+            return Err(Error::recipe(
+                path,
+                "`model`: heads must divide widths (with an even head width in the llm), kv_heads divide heads, \
+                 patch_size divide image_size, and every size be positive",
+            ));
+        }
+        let (family, act, eps) = match vision.family {
+            FamilySpec::Clip => (VisionFamily::Clip, GeluKind::Quick, 1e-5),
+            FamilySpec::Siglip => (VisionFamily::Siglip, GeluKind::Tanh, 1e-6),
+        };
+        let config = VilaConfig {
+            llm: LlamaConfig {
+                vocab_size,
+                hidden_size: llm.hidden_size,
+                intermediate_size: llm.intermediate_size,
+                layers: llm.layers,
+                heads: HeadShape { heads: llm.heads, kv_heads, head_dim: llm.hidden_size / llm.heads },
+                rms_norm_eps: 1e-5,
+                rope_theta: llm.rope_theta,
+                rope_factor: 1.0,
+                max_positions: llm.max_positions,
+                tied: llm.tied,
+                attention_bias: false,
+                mlp_bias: false,
+                bos: ids.bos,
+                eos: ids.eos.into_iter().collect(),
+            },
+            vision: VisionConfig {
+                family,
+                hidden_size: vision.hidden_size,
+                intermediate_size: vision.intermediate_size,
+                layers: vision.layers,
+                heads: vision.heads,
+                image_size: vision.image_size,
+                patch_size: vision.patch_size,
+                act,
+                eps,
+                select_layer: vision.select_layer,
+                drop_class: family == VisionFamily::Clip,
+            },
+            projector: ProjectorConfig { kind, bias: true },
+            image_token: ids.image,
+        };
+        if config.vision.blocks_used().is_none() {
+            return Err(Error::recipe(path, format!("`model.vision.select_layer` {} names no state", vision.select_layer)));
+        }
+        Ok((config, self.processor(path, family, vision.image_size)?))
+    }
+
+    fn processor(&self, path: &Path, family: VisionFamily, size: usize) -> Result<ImageProcessor> {
+        let side = u32::try_from(size).map_err(|_| Error::recipe(path, "`model.vision.image_size` is too large"))?;
+        let mut processor = match family {
+            VisionFamily::Clip => ImageProcessor::clip(side),
+            VisionFamily::Siglip => ImageProcessor::siglip(side),
+        };
+        let (mean, std) = (self.model.image.mean, self.model.image.std);
+        if mean.is_some() || std.is_some() {
+            let old = processor.stats();
+            processor =
+                processor.with_stats(ChannelStats { mean: mean.unwrap_or(old.mean), std: std.unwrap_or(old.std) });
+        }
+        match &self.model.image.mode {
+            None => Ok(processor),
+            Some(mode) => {
+                let mode: GeometryMode =
+                    mode.parse().map_err(|error| Error::recipe(path, format!("`model.image.mode`: {error}")))?;
+                Ok(processor.with_mode(mode))
+            }
+        }
+    }
+}
+
+/// Special tokens of a vocabulary.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenIds {
+    /// Starts a text.
+    pub bos: Option<u32>,
+    /// Ends a text.
+    pub eos: Option<u32>,
+    /// Marks an image.
+    pub image: Option<u32>,
+}

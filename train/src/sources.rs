@@ -1,0 +1,54 @@
+//! The data sources of a recipe: shards as they are, raw data ingested once and cached.
+
+use std::path::Path;
+
+use vila_model::tokenizer::Tokenizer;
+
+use crate::data::IngestTokenizer;
+use crate::data::ingest::{Format, FormatOptions, IngestOptions, OnError, cache_key, ingest};
+use crate::data::shard::ShardReader;
+use crate::recipe::SourceSpec;
+use crate::{Error, Result};
+
+/// Opens a source's shard; raw data is ingested under `out/shards` first unless the same was before.
+///
+/// # Errors
+/// Options that do not fit, unusable raw data, damaged shards, a shard made with another tokenizer.
+pub fn open_source(out: &Path, name: &str, spec: &SourceSpec, tokenizer: &Tokenizer) -> Result<ShardReader> {
+    let reader = match &spec.shard {
+        Some(dir) => ShardReader::open(dir)?,
+        None => {
+            let mut options = ingest_options(name, spec, out)?;
+            let tokenizer = IngestTokenizer::new(tokenizer, tokenizer.path())?;
+            let key = cache_key(&options, &tokenizer)?;
+            options.out = out.join("shards").join(format!("{name}-{}", &key[..12]));
+            if !options.out.exists() {
+                let parent = out.join("shards");
+                std::fs::create_dir_all(&parent).map_err(Error::io(&parent))?;
+                ingest(&options, &tokenizer)?;
+            }
+            ShardReader::open(&options.out)?
+        }
+    };
+    reader.check_tokenizer(&tokenizer.fingerprint())?;
+    Ok(reader)
+}
+
+fn ingest_options(name: &str, spec: &SourceSpec, out: &Path) -> Result<IngestOptions> {
+    let explain = |problem: String| Error::Data(format!("source `{name}`: {problem}"));
+    let format_options = FormatOptions {
+        template: spec.template.as_deref(),
+        layout: spec.layout.as_deref(),
+        loss_scope: spec.loss_scope.as_deref(),
+        max_images: spec.max_images,
+    };
+    let format = spec.format.as_deref().ok_or_else(|| explain("`format` is missing".into()))?;
+    let format = Format::parse(format, &format_options).map_err(|error| explain(error.to_string()))?;
+    let on_error = spec.on_error.as_deref().map_or(Ok(OnError::default()), str::parse);
+    let on_error = on_error.map_err(|error: crate::data::ingest::OptionError| explain(error.to_string()))?;
+    Ok(IngestOptions {
+        image_root: spec.images.clone(),
+        on_error,
+        ..IngestOptions::new(format, spec.input.clone(), out)
+    })
+}
