@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use vila_autograd::{ParamSpec, ParamStore, Tape};
 use vila_engine::ops::{AdamW, SumSquares};
-use vila_engine::{Backend, CpuBackend, DType, NO_ROW};
+use vila_engine::{CpuBackend, DType, NO_ROW};
 use vila_model::weights::canonical_name;
 use vila_model::{Document, GenerateOptions, Images, PackedBatch, Vila, VilaModel};
 

@@ -112,15 +112,13 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint under a temporary name, flushes it, renames it and lets `latest` point to it.
-    ///
-    /// Moments are stored while a stage is under way; the next stage starts new ones.
     pub fn save(
         &self,
         name: &str,
         backend: &dyn Backend,
         carried: &Carried,
         store: &ParamStore,
-        optimizer: Option<&Optimizer>,
+        optimizer: &Optimizer,
         state: &TrainerState,
     ) -> Result<PathBuf> {
         let (partial, target) = (self.dir(&format!("{PARTIAL}{name}")), self.dir(name));
@@ -133,9 +131,7 @@ impl Checkpoints {
         fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
         let Carried { config, extras, tokenizer, preprocessor, recipe } = carried;
         write_vila(&partial, backend, config, store, extras, tokenizer, preprocessor)?;
-        if let Some(optimizer) = optimizer {
-            write_safetensors(&trainer.join("moments.safetensors"), &moments(backend, store, optimizer)?)?;
-        }
+        write_safetensors(&trainer.join("moments.safetensors"), &moments(backend, store, optimizer)?)?;
         let state_path = trainer.join("state.json");
         let text = serde_json::to_string_pretty(state).map_err(|e| Error::checkpoint(&state_path, e.to_string()))?;
         fs::write(&state_path, text + "\n").map_err(Error::io(&state_path))?;

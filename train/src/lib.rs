@@ -1,5 +1,6 @@
 //! Training a VILA model: data, recipes, the loop, checkpoints, evaluation and the `vila` command line.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

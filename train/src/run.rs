@@ -246,7 +246,7 @@ impl StageRunner<'_> {
         let held_out = if self.stage.validate_every > 0 { data.held_out()? } else { None };
         let mut metrics = MetricsFile::open(&self.recipe.out, state.global_step)?;
         let mut progress = Progress::new(&self.stage.name, state.step, self.stage.steps);
-        let save = |name: &str, optimizer: Option<&Optimizer>, state: &TrainerState| {
+        let save = |name: &str, optimizer: &Optimizer, state: &TrainerState| {
             self.checkpoints.save(name, backend, &session.carried, store, optimizer, state)
         };
         let data = &data;
@@ -297,7 +297,7 @@ impl StageRunner<'_> {
                 let signal = self.options.stop.load(Ordering::Relaxed);
                 let every = self.recipe.checkpoint.every;
                 if signal != 0 || (every > 0 && state.step.is_multiple_of(every)) {
-                    let dir = save(&step_name(&self.stage.name, state.global_step), Some(&optimizer), state)?;
+                    let dir = save(&step_name(&self.stage.name, state.global_step), &optimizer, state)?;
                     if signal != 0 {
                         return Ok((dir, Some(signal)));
                     }
@@ -305,7 +305,7 @@ impl StageRunner<'_> {
             }
             state.finished.push(std::mem::take(&mut state.progress));
             (state.stage, state.step, state.updates) = (state.stage + 1, 0, 0);
-            let dir = save(&self.stage.name, None, state)?;
+            let dir = save(&self.stage.name, &optimizer, state)?;
             let signal = self.options.stop.load(Ordering::Relaxed);
             Ok((dir, (signal != 0 && state.stage < self.recipe.stage.len()).then_some(signal)))
         })

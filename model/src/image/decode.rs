@@ -68,8 +68,9 @@ impl fmt::Display for ImageFormat {
 
 /// Decodes a whole image file to RGB, as Pillow's `open(..).convert("RGB")` does.
 ///
-/// Transparency is dropped, not composited; palettes and greyscale are expanded; CMYK JPEG is read in the inverted form that Adobe
-/// writes; EXIF orientation is ignored; an animation yields its first frame. `name` appears in every error.
+/// Transparency is dropped, not composited; palettes and greyscale are expanded; CMYK JPEG is read in the inverted
+/// form that Adobe writes; EXIF orientation is ignored; an animation yields its first frame. `name` appears in every
+/// error.
 ///
 /// # Errors
 /// A file that is empty, of another format, cut short, damaged, or larger than [`MAX_PIXELS`].

@@ -49,7 +49,8 @@ impl FromStr for GeometryMode {
     }
 }
 
-/// Centres a picture on a square canvas of its longer side filled with `fill`; odd remainders go to the right and to the bottom.
+/// Centres a picture on a square canvas of its longer side filled with `fill`; odd remainders go to the right and to
+/// the bottom.
 pub fn pad_to_square(picture: &RgbImage, fill: [u8; 3]) -> RgbImage {
     let (width, height) = picture.dimensions();
     let side = width.max(height);

@@ -28,7 +28,8 @@ pub(super) fn decode(bytes: &[u8], decoding: Decoding<'_>) -> Result<RgbImage, I
         .ok_or_else(|| decoding.corrupt("the decoded pixels do not fill its size"))
 }
 
-/// Does the file hold plain RGB? Without a JFIF or Adobe segment, libjpeg takes components called `R`, `G`, `B` at their word.
+/// Does the file hold plain RGB? Without a JFIF or Adobe segment, libjpeg takes components called `R`, `G`, `B` at
+/// their word.
 ///
 /// Asking the decoder for the colour space it believes is stored makes it copy such components unchanged.
 fn stores_rgb(bytes: &[u8]) -> bool {

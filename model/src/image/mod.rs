@@ -1,11 +1,12 @@
 //! From the bytes of an image file to the pixels a vision tower reads.
 //!
-//! The path is decode ([`decode`]) → geometry ([`GeometryMode`]) → normalise, and [`ImageProcessor`] walks it with the numbers of a
-//! `preprocessor_config.json`. Every step reproduces what Pillow and the Hugging Face processors do, because the public weights were
-//! trained on their output: the bicubic filter is Pillow's fixed-point one, bit for bit.
+//! The path is decode ([`decode`]) → geometry ([`GeometryMode`]) → normalise, and [`ImageProcessor`] walks it with
+//! the numbers of a `preprocessor_config.json`. Every step reproduces what Pillow and the Hugging Face processors do,
+//! because the public weights were trained on their output: the bicubic filter is Pillow's fixed-point one, bit for
+//! bit.
 //!
-//! Decoding is strict. A file that ends early, lies about itself or is no image at all is an [`ImageError`] that names it, never a
-//! picture with a grey lower half.
+//! Decoding is strict. A file that ends early, lies about itself or is no image at all is an [`ImageError`] that
+//! names it, never a picture with a grey lower half.
 
 mod complete;
 mod decode;

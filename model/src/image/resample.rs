@@ -1,8 +1,8 @@
 //! Pillow's bicubic resampling of 8-bit RGB, bit for bit.
 //!
-//! A separable convolution with antialiasing: the kernel (a = -0.5) is stretched by the reduction factor, its weights are rounded to
-//! 22 fractional bits, the horizontal pass runs first, and its result is rounded to 8 bits before the vertical pass. A pass whose
-//! size does not change is a copy.
+//! A separable convolution with antialiasing: the kernel (a = -0.5) is stretched by the reduction factor, its weights
+//! are rounded to 22 fractional bits, the horizontal pass runs first, and its result is rounded to 8 bits before the
+//! vertical pass. A pass whose size does not change is a copy.
 
 use image::RgbImage;
 
@@ -31,8 +31,8 @@ pub fn resize_bicubic(source: &RgbImage, width: u32, height: u32) -> RgbImage {
 
 /// The `window` of what [`resize_bicubic`] to `size` (width, height) would give, without computing the rest.
 ///
-/// This bounds the work on extreme shapes: a 1 x 60,000 picture cropped to a square never becomes millions of pixels wide. The
-/// window is clamped to the resized image; an empty source or window gives an empty image.
+/// This bounds the work on extreme shapes: a 1 x 60,000 picture cropped to a square never becomes millions of pixels
+/// wide. The window is clamped to the resized image; an empty source or window gives an empty image.
 pub fn resize_bicubic_window(source: &RgbImage, size: (u32, u32), window: Window) -> RgbImage {
     let window = clamp(window, size);
     if source.width() == 0 || source.height() == 0 || window.width == 0 || window.height == 0 {
@@ -77,7 +77,8 @@ impl Taps {
         let mut exact = vec![0.0; stride];
         for (index, fixed) in taps.weights.chunks_exact_mut(stride).enumerate() {
             let centre = (f64::from(first) + index as f64 + 0.5) * scale;
-            // Truncation towards zero of a value that may be negative, then clamped: what a C cast does in the original.
+            // Truncation towards zero of a value that may be negative, then clamped: what a C cast does in the
+            // original.
             let start = ((centre - support + 0.5) as i64).max(0);
             let end = ((centre + support + 0.5) as i64).min(i64::from(source));
             let count = (end - start).max(0) as usize;
@@ -161,7 +162,8 @@ fn horizontal(source: &RgbImage, columns: &Taps, first_row: usize, row_count: us
     target
 }
 
-/// Rows of the target from `rows` of `wide`, whose row 0 is row `first_row` of the source. `stride` is a row's length in bytes.
+/// Rows of the target from `rows` of `wide`, whose row 0 is row `first_row` of the source. `stride` is a row's length
+/// in bytes.
 fn vertical(wide: &[u8], stride: usize, rows: &Taps, first_row: usize) -> Vec<u8> {
     let mut target = vec![0; rows.starts.len() * stride];
     let mut sums = vec![0i32; stride];

@@ -2,12 +2,14 @@
 //!
 //! 0 done; 1 failed; 2 wrong usage; 130 or 143 stopped by a signal after saving. Errors are one paragraph on stderr.
 
+mod bench;
 mod data;
 mod doctor;
 mod inspect;
 mod prompt;
 mod train;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,6 +42,9 @@ enum Command {
     Score(prompt::ScoreArguments),
     /// Says what a checkpoint directory holds.
     Inspect(inspect::InspectArguments),
+    /// Measures.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Says what this machine offers.
     Doctor(doctor::DoctorArguments),
 }
@@ -56,10 +61,22 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    ExitCode::from(run(std::env::args_os()))
+}
+
+/// Runs one command line, the program's name first; returns the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors: clap knows which is which.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
     let result = match arguments.command {
         Command::Quickstart(arguments) => train::quickstart(arguments),
         Command::Data(command) => data::run(command),
@@ -67,14 +84,15 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => prompt::generate(arguments),
         Command::Score(arguments) => prompt::score(arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
+        Command::Bench(command) => bench::run(command),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
     };
     match result {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Stopped(signal)) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)),
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::Stopped(signal)) => u8::try_from(128 + signal).unwrap_or(1),
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -31,8 +31,8 @@ pub trait Tokenize: Sync {
     /// Id of `<image>`, if the tokenizer knows it as a token of its own.
     fn image_token(&self) -> Option<u32>;
 
-    /// Tokens of `text` with the byte ranges they cover. No token is added at either end; special tokens written out in the text
-    /// become their ids.
+    /// Tokens of `text` with the byte ranges they cover. No token is added at either end; special tokens written out
+    /// in the text become their ids.
     ///
     /// # Errors
     /// Whatever the tokenizer reports.

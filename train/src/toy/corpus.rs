@@ -74,8 +74,8 @@ pub struct CorpusReport {
 
 /// Writes corpora, images and evaluation files into `dir`, replacing files of the same names.
 ///
-/// `text_games.jsonl`, `text.jsonl`, `pairs.jsonl`, `mmc4.jsonl`, `sft_visual.json` and `sft_text.json` refer to `images/`; the files in
-/// `eval/` refer to `eval/images/`. Images are 16 x 16 greyscale PNG.
+/// `text_games.jsonl`, `text.jsonl`, `pairs.jsonl`, `mmc4.jsonl`, `sft_visual.json` and `sft_text.json` refer to
+/// `images/`; the files in `eval/` refer to `eval/images/`. Images are 16 x 16 greyscale PNG.
 ///
 /// # Errors
 /// The options are impossible, or the disk refuses.

@@ -1,8 +1,9 @@
 //! The toy world: real handwritten digits, written out as ordinary corpora in the public formats.
 //!
-//! 1,797 digits by 13 people, of which the last 400 are held out, become interleaved documents, image-text pairs, conversations and
-//! text; a word-level tokenizer is trained on them, and evaluation files ask about the held-out digits. The files are ingested by the
-//! same code as any other corpus, so a run on them exercises the whole program in minutes.
+//! 1,797 digits by 13 people, of which the last 400 are held out, become interleaved documents, image-text pairs,
+//! conversations and text; a word-level tokenizer is trained on them, and evaluation files ask about the held-out
+//! digits. The files are ingested by the same code as any other corpus, so a run on them exercises the whole program
+//! in minutes.
 //!
 //! Everything is a function of the seed: document `i` of a file depends on nothing but the seed, the file and `i`.
 

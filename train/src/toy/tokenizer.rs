@@ -24,8 +24,8 @@ const TEMPLATE_WORDS: &str = "USER: ASSISTANT:";
 
 /// Trains a word-level tokenizer on corpus files in the public formats and saves it as `out` (a `tokenizer.json`).
 ///
-/// Text is lower-cased and split at blanks and around punctuation. Ids are `<unk>` 0, `<s>` 1, `</s>` 2, `<image>` 3, then words by
-/// falling frequency and the alphabet. Decoding joins words with single spaces.
+/// Text is lower-cased and split at blanks and around punctuation. Ids are `<unk>` 0, `<s>` 1, `</s>` 2, `<image>` 3,
+/// then words by falling frequency and the alphabet. Decoding joins words with single spaces.
 ///
 /// # Errors
 /// A file cannot be read or is no corpus, or the tokenizer cannot be saved.

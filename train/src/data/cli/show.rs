@@ -24,8 +24,8 @@ pub(super) enum Piece {
     Image(ImageId),
 }
 
-/// Shows `count` random documents, in the order in which they are stored; `html` additionally writes them, with their images, as one
-/// self-contained page.
+/// Shows `count` random documents, in the order in which they are stored; `html` additionally writes them, with their
+/// images, as one self-contained page.
 ///
 /// # Errors
 /// The shard is damaged, or the page cannot be written.

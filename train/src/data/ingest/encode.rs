@@ -22,7 +22,8 @@ pub struct Encoded {
 
 /// Tokenises a document.
 ///
-/// A token is a target if it shares a byte with a trained range; the token that begins the document and images never are.
+/// A token is a target if it shares a byte with a trained range; the token that begins the document and images never
+/// are.
 ///
 /// # Errors
 /// The tokenizer fails, marks and images disagree, or there is no text or nothing to learn.
@@ -85,8 +86,8 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 
 /// Tokens of a text in which image marks become placeholders.
 ///
-/// A tokenizer that knows the mark sees the whole text, as Hugging Face processors do it; otherwise each piece between marks is
-/// tokenised by itself, as the original code does it.
+/// A tokenizer that knows the mark sees the whole text, as Hugging Face processors do it; otherwise each piece
+/// between marks is tokenised by itself, as the original code does it.
 fn encode_with_images(tokenizer: &dyn Tokenize, text: &str) -> Result<Vec<Span>, TokenizeError> {
     if let Some(image) = tokenizer.image_token() {
         let mut spans = tokenizer.encode_with_offsets(text)?;

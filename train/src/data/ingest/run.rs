@@ -41,7 +41,8 @@ pub struct IngestReport {
     pub manifest: Manifest,
 }
 
-/// The key of a cached ingestion: SHA-256 over the content of the input files, the options and the tokenizer's fingerprint.
+/// The key of a cached ingestion: SHA-256 over the content of the input files, the options and the tokenizer's
+/// fingerprint.
 ///
 /// The content of image files is not part of it; give images a new name, or their records a new id, when they change.
 ///

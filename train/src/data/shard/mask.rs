@@ -9,7 +9,8 @@ pub struct LossMask<'a> {
 }
 
 impl<'a> LossMask<'a> {
-    /// The `len` bits that begin `shift` bits into `bytes`, least significant bit first; `None` if there are not as many.
+    /// The `len` bits that begin `shift` bits into `bytes`, least significant bit first; `None` if there are not as
+    /// many.
     pub fn new(bytes: &'a [u8], shift: usize, len: usize) -> Option<Self> {
         let enough = shift.checked_add(len)?.div_ceil(8) <= bytes.len();
         enough.then_some(Self { bytes, shift, len })

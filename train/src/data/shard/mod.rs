@@ -1,8 +1,8 @@
 //! The shard directory: documents as token ids with a loss mask, and their images, ready to be mapped into memory.
 //!
-//! [`ShardWriter`] builds one under a temporary name and renames it when it is complete. [`ShardReader`] maps it read-only and checks
-//! what it reads the first time it reads it, so opening a large shard costs nothing and a damaged one is never trained on.
-//! `docs/formats.md` specifies the files.
+//! [`ShardWriter`] builds one under a temporary name and renames it when it is complete. [`ShardReader`] maps it
+//! read-only and checks what it reads the first time it reads it, so opening a large shard costs nothing and a
+//! damaged one is never trained on. `docs/formats.md` specifies the files.
 
 mod error;
 mod manifest;

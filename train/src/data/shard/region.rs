@@ -32,8 +32,9 @@ impl Mapped {
         }
         let map = match found {
             0 => None,
-            // SAFETY: the map is read-only and private to this process' view. Shards are written under another name and renamed when
-            // complete, so nobody writes to or shortens a file that has its final name; that is the contract of the directory.
+            // SAFETY: the map is read-only and private to this process' view. Shards are written under another name
+            // and renamed when complete, so nobody writes to or shortens a file that has its final name; that is the
+            // contract of the directory.
             _ => Some(unsafe { Mmap::map(&file) }.map_err(io_at(&path, "map it into memory"))?),
         };
         Ok(Self { path, map })

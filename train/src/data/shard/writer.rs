@@ -57,7 +57,8 @@ pub struct Sample<'a> {
     pub source_line: u64,
 }
 
-/// Writes a shard under a temporary name; [`ShardWriter::finish`] makes it appear. Dropped unfinished, it leaves nothing.
+/// Writes a shard under a temporary name; [`ShardWriter::finish`] makes it appear. Dropped unfinished, it leaves
+/// nothing.
 pub struct ShardWriter {
     target: PathBuf,
     partial: PathBuf,
