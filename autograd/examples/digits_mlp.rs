@@ -30,8 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (hidden, bias, out) = (id("hidden.weight")?, id("hidden.bias")?, id("out.weight")?);
 
     let (train, test) = (1397, labels.len());
-    let x = cpu.from_f32(test, 64, &pixels)?;
-    let targets = cpu.from_u32(&labels[..train])?;
+    let x = cpu.upload_f32(test, 64, &pixels)?;
+    let targets = cpu.upload_u32(&labels[..train])?;
     let weights = store.flat_weights();
     let (m, v) = (cpu.zeros(DType::F32, 1, weights.cols())?, cpu.zeros(DType::F32, 1, weights.cols())?);
     for step in 1..=300 {
@@ -43,7 +43,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let loss = tape.linear_cross_entropy(&h, out, &targets, 1.0 / train as f64)?;
         tape.backward_loss(&loss)?;
         let (grad, betas) = (store.flat_grads(), (0.9, 0.999));
-        cpu.adamw(&AdamW { weights, m: &m, v: &v, grad, grad_scale: 1.0, lr: 3e-3, betas, eps: 1e-8, decay: 0.0, step })?;
+        cpu.adamw(&AdamW {
+            weights,
+            m: &m,
+            v: &v,
+            grad,
+            grad_scale: 1.0,
+            lr: 3e-3,
+            betas,
+            eps: 1e-8,
+            decay: 0.0,
+            step,
+        })?;
     }
     let mut tape = Tape::inference(&cpu, &store);
     let input = tape.input(x.slice_rows(train..test)?, false);

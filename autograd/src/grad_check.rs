@@ -41,7 +41,8 @@ pub fn grad_check(
         .collect::<Result<Vec<_>>>()?;
     let evaluate = |weights: &mut Option<Vec<f64>>| -> Result<f64> {
         let mut tape = Tape::new(&cpu, &store);
-        let vars: Vec<Var> = inputs.iter().map(|x| copy(&cpu, x).map(|x| tape.input(x, true))).collect::<Result<_>>()?;
+        let vars: Vec<Var> =
+            inputs.iter().map(|x| copy(&cpu, x).map(|x| tape.input(x, true))).collect::<Result<_>>()?;
         let y = f(&mut tape, &vars)?.tensor().to_f64()?;
         let weights = weights.get_or_insert_with(|| direction(y.len(), seed));
         Ok(y.iter().zip(weights).map(|(y, w)| y * *w).sum())
@@ -77,7 +78,10 @@ pub fn grad_check(
             }
             let error = if norm > 0.0 { (difference / norm).sqrt() } else { difference.sqrt() };
             if error.is_nan() {
-                return Err(Error::Argument { op: "grad_check", message: format!("gradient of {operand} is not a number") });
+                return Err(Error::Argument {
+                    op: "grad_check",
+                    message: format!("gradient of {operand} is not a number"),
+                });
             }
             Ok(GradCheck { operand, error })
         })

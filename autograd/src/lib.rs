@@ -13,9 +13,9 @@
 //! let store = ParamStore::new(&cpu, vec![spec], DType::F32, 0, |_| true)?;
 //! let weight = store.id("weight").ok_or("no such parameter")?;
 //! let mut tape = Tape::new(&cpu, &store);
-//! let x = tape.input(cpu.from_f32(4, 3, &[1.0; 12])?, false);
+//! let x = tape.input(cpu.upload_f32(4, 3, &[1.0; 12])?, false);
 //! let y = tape.linear(&x, weight, None)?;
-//! let dy = cpu.from_f32(4, 2, &[1.0; 8])?;
+//! let dy = cpu.upload_f32(4, 2, &[1.0; 8])?;
 //! tape.backward([(&y, dy)])?;
 //! assert_eq!(store.grad(weight).ok_or("frozen")?.to_f32()?, [4.0; 6]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

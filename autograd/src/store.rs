@@ -311,7 +311,7 @@ impl ParamStore {
             return Err(Error::Argument { op: "set", message });
         }
         let (rows, cols) = slot.spec.matrix();
-        let values = backend.from_f32(rows, cols, values)?;
+        let values = backend.upload_f32(rows, cols, values)?;
         for target in [Some(&slot.weight), slot.master.as_ref()].into_iter().flatten() {
             backend.copy(&Copy { x: &values, y: target })?;
         }

@@ -90,14 +90,14 @@ pub trait Backend: Send + Sync {
     }
 
     /// A tensor with the given elements, in row order.
-    fn from_f32(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Tensor> {
+    fn upload_f32(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Tensor> {
         let tensor = self.alloc(DType::F32, rows, cols)?;
         self.upload(bytemuck::cast_slice(values), &tensor)?;
         Ok(tensor)
     }
 
     /// A column of indices.
-    fn from_u32(&self, values: &[u32]) -> Result<Tensor> {
+    fn upload_u32(&self, values: &[u32]) -> Result<Tensor> {
         let tensor = self.alloc(DType::U32, values.len(), 1)?;
         self.upload(bytemuck::cast_slice(values), &tensor)?;
         Ok(tensor)

@@ -66,7 +66,9 @@ pub enum Error {
         ld: usize,
     },
     /// Memory could not be had.
-    #[error("out of memory: {requested} bytes asked for, {in_use} bytes in use; use a smaller micro-batch capacity or recompute more")]
+    #[error(
+        "out of memory: {requested} bytes asked for, {in_use} bytes in use; use a smaller micro-batch capacity or recompute more"
+    )]
     OutOfMemory {
         /// Bytes asked for.
         requested: usize,

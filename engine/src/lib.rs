@@ -9,8 +9,8 @@
 //! ```
 //! use vila_engine::{Backend, CpuBackend, DType, ops::Linear};
 //! let cpu = CpuBackend::fast();
-//! let x = cpu.from_f32(2, 3, &[1., 2., 3., 4., 5., 6.])?;
-//! let w = cpu.from_f32(1, 3, &[1., 0., -1.])?;
+//! let x = cpu.upload_f32(2, 3, &[1., 2., 3., 4., 5., 6.])?;
+//! let w = cpu.upload_f32(1, 3, &[1., 0., -1.])?;
 //! let y = cpu.alloc(DType::F32, 2, 1)?;
 //! cpu.linear(&Linear { x: &x, weight: &w, bias: None, y: &y })?;
 //! assert_eq!(y.to_f32()?, [-2., -2.]);

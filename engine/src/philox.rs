@@ -21,7 +21,10 @@ pub fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 
 /// Words `4 index .. 4 index + 4` of stream `(seed, stream)`.
 pub fn words(seed: u64, stream: u64, index: u64) -> [u32; 4] {
-    block([index as u32, (index >> 32) as u32, stream as u32, (stream >> 32) as u32], [seed as u32, (seed >> 32) as u32])
+    block(
+        [index as u32, (index >> 32) as u32, stream as u32, (stream >> 32) as u32],
+        [seed as u32, (seed >> 32) as u32],
+    )
 }
 
 /// A sequential reader of one stream.

@@ -53,19 +53,13 @@ impl Fields {
         }
     }
 
-    pub(crate) fn size_or(&self, field: &str, default: Option<usize>) -> Result<usize> {
-        let Some(value) = self.get(field) else {
-            return default.ok_or_else(|| self.error(field, "is missing"));
-        };
+    pub(crate) fn size_or(&self, field: &str, default: usize) -> Result<usize> {
+        let Some(value) = self.get(field) else { return Ok(default) };
         // Larger values are a damaged file, not a model; they would only overflow later.
         match value.as_u64() {
             Some(value) if value > 0 && value < 1 << 32 => Ok(value as usize),
             _ => Err(self.error(field, format!("is {value}, expected a positive integer"))),
         }
-    }
-
-    pub(crate) fn size(&self, field: &str) -> Result<usize> {
-        self.size_or(field, None)
     }
 
     pub(crate) fn number_or(&self, field: &str, default: f64) -> Result<f64> {
@@ -87,6 +81,13 @@ impl Fields {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(value) => Err(self.error(field, format!("is {value}, expected a string"))),
+        }
+    }
+
+    fn token_ids(&self, field: &str) -> Vec<u32> {
+        match self.get(field) {
+            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()).collect(),
+            _ => self.token_id(field).into_iter().collect(),
         }
     }
 
@@ -133,12 +134,14 @@ impl LlamaConfig {
         if let Some(act) = fields.text("hidden_act")?.filter(|act| *act != "silu") {
             return Err(fields.error("hidden_act", format!("is {act}, only silu is implemented")));
         }
-        let (hidden, heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
-        let head_dim = fields.size_or("head_dim", Some((hidden / heads).max(1)))?;
+        // Public files leave out what equals the Hugging Face default.
+        let size = |field: &str, default| fields.size_or(field, default);
+        let (hidden, heads) = (size("hidden_size", 4096)?, size("num_attention_heads", 32)?);
+        let head_dim = fields.size_or("head_dim", (hidden / heads).max(1))?;
         if !head_dim.is_multiple_of(2) {
             return Err(fields.error("head_dim", format!("is {head_dim}, rotary embeddings need an even number")));
         }
-        let kv_heads = fields.size_or("num_key_value_heads", Some(heads))?;
+        let kv_heads = fields.size_or("num_key_value_heads", heads)?;
         if !heads.is_multiple_of(kv_heads) {
             return Err(fields.error("num_key_value_heads", format!("is {kv_heads}, which does not divide {heads} heads")));
         }
@@ -155,25 +158,21 @@ impl LlamaConfig {
                 (rope.get("rope_theta").and_then(Value::as_f64), factor)
             }
         };
-        let eos = match fields.get("eos_token_id") {
-            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
-            _ => fields.token_id("eos_token_id").into_iter().collect(),
-        };
         Ok(LlamaConfig {
-            vocab_size: fields.size("vocab_size")?,
+            vocab_size: size("vocab_size", 32_000)?,
             hidden_size: hidden,
-            intermediate_size: fields.size("intermediate_size")?,
-            layers: fields.size("num_hidden_layers")?,
+            intermediate_size: size("intermediate_size", 11_008)?,
+            layers: size("num_hidden_layers", 32)?,
             heads: HeadShape { heads, kv_heads, head_dim },
             rms_norm_eps: fields.number_or("rms_norm_eps", 1e-6)?,
             rope_theta: theta.map_or_else(|| fields.number_or("rope_theta", 10_000.0), Ok)?,
             rope_factor: factor,
-            max_positions: fields.size_or("max_position_embeddings", Some(2048))?,
+            max_positions: size("max_position_embeddings", 2048)?,
             tied: fields.flag_or("tie_word_embeddings", false)?,
             attention_bias: fields.flag_or("attention_bias", false)?,
             mlp_bias: fields.flag_or("mlp_bias", false)?,
             bos: fields.token_id("bos_token_id"),
-            eos,
+            eos: fields.token_ids("eos_token_id"),
         })
     }
 
@@ -269,24 +268,25 @@ impl VisionConfig {
                 return Err(fields.error("model_type", problem));
             }
         };
-        let (act, eps) = match family {
-            VisionFamily::Clip => ("quick_gelu", 1e-5),
-            VisionFamily::Siglip => ("gelu_pytorch_tanh", 1e-6),
+        let (act, eps, patch) = match family {
+            VisionFamily::Clip => ("quick_gelu", 1e-5, 32),
+            VisionFamily::Siglip => ("gelu_pytorch_tanh", 1e-6, 16),
         };
+        let size = |field: &str, default| fields.size_or(field, default);
         let config = VisionConfig {
             family,
-            hidden_size: fields.size("hidden_size")?,
-            intermediate_size: fields.size("intermediate_size")?,
-            layers: fields.size("num_hidden_layers")?,
-            heads: fields.size("num_attention_heads")?,
-            image_size: fields.size("image_size")?,
-            patch_size: fields.size("patch_size")?,
+            hidden_size: size("hidden_size", 768)?,
+            intermediate_size: size("intermediate_size", 3072)?,
+            layers: size("num_hidden_layers", 12)?,
+            heads: size("num_attention_heads", 12)?,
+            image_size: size("image_size", 224)?,
+            patch_size: size("patch_size", patch)?,
             act: gelu_kind(fields, "hidden_act", act)?,
             eps: fields.number_or("layer_norm_eps", eps)?,
             select_layer,
             drop_class: drop_class && family == VisionFamily::Clip,
         };
-        if fields.size_or("num_channels", Some(3))? != 3 {
+        if fields.size_or("num_channels", 3)? != 3 {
             return Err(fields.error("num_channels", "must be 3"));
         }
         if !config.hidden_size.is_multiple_of(config.heads) {
@@ -444,11 +444,24 @@ impl VilaConfig {
     /// Reads the configuration of a checkpoint directory.
     pub fn read(dir: &Path) -> Result<(Self, Layout)> {
         let root = Fields::read(&dir.join("config.json"))?;
+        let (mut config, layout) = Self::read_layout(dir, &root)?;
+        let text = if layout == Layout::Vila { dir.join("llm") } else { dir.to_path_buf() };
+        let generation = text.join("generation_config.json");
+        if generation.exists() {
+            let generation = Fields::read(&generation)?;
+            config.llm.bos = config.llm.bos.or(generation.token_id("bos_token_id"));
+            let stops = generation.token_ids("eos_token_id");
+            config.llm.eos.extend(stops.iter().filter(|id| !config.llm.eos.contains(id)).copied().collect::<Vec<_>>());
+        }
+        Ok((config, layout))
+    }
+
+    fn read_layout(dir: &Path, root: &Fields) -> Result<(Self, Layout)> {
         if dir.join("llm").is_dir() || root.get("llm_cfg").is_some() {
-            return Ok((Self::read_vila(dir, &root)?, Layout::Vila));
+            return Ok((Self::read_vila(dir, root)?, Layout::Vila));
         }
         match root.text("model_type")? {
-            Some("llava") => Ok((Self::read_llava_hf(&root)?, Layout::LlavaHf)),
+            Some("llava") => Ok((Self::read_llava_hf(root)?, Layout::LlavaHf)),
             other => {
                 let problem = format!(
                     "is {}; this program reads VILA folders (with llm/, vision_tower/, mm_projector/) and llava-hf folders",

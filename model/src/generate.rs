@@ -89,7 +89,7 @@ pub fn generate_ids(vila: &Vila, tokens: Vec<u32>, pixels: Vec<f32>, options: &G
         }
         ids.push(token);
         if ids.len() < limit {
-            let id = vila.backend().from_u32(&[token])?;
+            let id = vila.backend().upload_u32(&[token])?;
             let embedded = tape.embedding(vila.model.llm.embed, &id)?;
             hidden = cache.extend(vila, &mut tape, embedded)?;
         }
@@ -127,9 +127,9 @@ impl Cache {
         let (start, rows) = (self.len, embedded.tensor().rows());
         let end = start + rows;
         let backend = vila.backend();
-        let positions = backend.from_u32(&(start as u32..end as u32).collect::<Vec<_>>())?;
-        let cu_seqlens_q = backend.from_u32(&[0, rows as u32])?;
-        let cu_seqlens_k = backend.from_u32(&[0, end as u32])?;
+        let positions = backend.upload_u32(&(start as u32..end as u32).collect::<Vec<_>>())?;
+        let cu_seqlens_q = backend.upload_u32(&[0, rows as u32])?;
+        let cu_seqlens_k = backend.upload_u32(&[0, end as u32])?;
         let shape = llm.config.heads;
         let mut stream = Stream { sum: embedded, pending: None };
         for (layer, (keys, values)) in self.layers.iter().enumerate() {

@@ -55,7 +55,7 @@ impl Vila {
             config.llm.eos.first().copied(),
             config.image_token,
         );
-        let processor = ImageProcessor::from_file(&vision.join("preprocessor_config.json"))?;
+        let processor = ImageProcessor::from_file(vision.join("preprocessor_config.json"))?;
         if processor.size() != config.vision.image_size {
             return Err(crate::Error::Config {
                 path: vision.join("preprocessor_config.json"),

@@ -124,7 +124,7 @@ impl Projector {
                 order.iter().map(move |&row| if row == NO_ROW { NO_ROW } else { first + row })
             })
             .collect();
-        let rows = tape.gather_rows(features, &tape.backend().from_u32(&index)?)?;
+        let rows = tape.gather_rows(features, &tape.backend().upload_u32(&index)?)?;
         let (total, width) = rows.tensor().shape();
         tape.reshape(&rows, total / 4, 4 * width)
     }

@@ -82,12 +82,12 @@ impl VilaModel {
                 batch.image_slots.len() / per_image
             )));
         }
-        let ids = tape.backend().from_u32(&batch.ids)?;
+        let ids = tape.backend().upload_u32(&batch.ids)?;
         let x = tape.embedding(self.llm.embed, &ids)?;
         match features {
             None => Ok(x),
             Some(features) => {
-                let slots = tape.backend().from_u32(&batch.image_slots)?;
+                let slots = tape.backend().upload_u32(&batch.image_slots)?;
                 Ok(tape.splice(x, &features, &slots)?)
             }
         }
@@ -95,8 +95,8 @@ impl VilaModel {
 
     /// Hidden states after the final norm: `[T, D]`.
     pub fn hidden<'a>(&'a self, tape: &mut Tape<'a>, batch: &PackedBatch) -> Result<Var<'a>> {
-        let positions = tape.backend().from_u32(&batch.positions)?;
-        let cu_seqlens = tape.backend().from_u32(&batch.cu_seqlens)?;
+        let positions = tape.backend().upload_u32(&batch.positions)?;
+        let cu_seqlens = tape.backend().upload_u32(&batch.cu_seqlens)?;
         let mut stream = Stream { sum: self.embed(tape, batch)?, pending: None };
         for layer in 0..self.llm.layers() {
             let (positions, cu_seqlens) = (positions.clone(), cu_seqlens.clone());
@@ -124,8 +124,8 @@ impl VilaModel {
             return Ok(None);
         }
         let hidden = self.hidden(tape, batch)?;
-        let rows = tape.backend().from_u32(&batch.supervised_rows)?;
-        let targets = tape.backend().from_u32(&batch.targets)?;
+        let rows = tape.backend().upload_u32(&batch.supervised_rows)?;
+        let targets = tape.backend().upload_u32(&batch.targets)?;
         let hidden = tape.gather_rows(&hidden, &rows)?;
         Ok(Some(tape.linear_cross_entropy(&hidden, self.llm.head, &targets, scale)?))
     }
@@ -142,7 +142,7 @@ fn upload(tape: &Tape, values: &[f32], width: usize, what: &str) -> Result<Tenso
         return Err(Error::Input(format!("{} values are not {what} of {width}", values.len())));
     }
     let (backend, rows) = (tape.backend(), values.len() / width.max(1));
-    let host = backend.from_f32(rows, width, values)?;
+    let host = backend.upload_f32(rows, width, values)?;
     if tape.store().dtype() == DType::F32 {
         return Ok(host);
     }

@@ -91,7 +91,7 @@ impl EncoderBlock {
 
 /// Boundaries of `images` sequences of `length` rows.
 pub(crate) fn image_bounds(tape: &Tape, images: usize, length: usize) -> Result<Tensor> {
-    tape.backend().from_u32(&(0..=images).map(|image| (image * length) as u32).collect::<Vec<_>>())
+    tape.backend().upload_u32(&(0..=images).map(|image| (image * length) as u32).collect::<Vec<_>>())
 }
 
 /// Names of the tower's parameters up to the selected state (spec 2.2, 2.3).
@@ -182,7 +182,7 @@ impl VisionTower {
         }
         if config.drop_class {
             let rows: Vec<u32> = (0..(images * length) as u32).filter(|row| row % length as u32 != 0).collect();
-            x = tape.gather_rows(&x, &tape.backend().from_u32(&rows)?)?;
+            x = tape.gather_rows(&x, &tape.backend().upload_u32(&rows)?)?;
         }
         Ok(x)
     }

@@ -21,12 +21,11 @@ pub fn canonical_name(name: &str) -> String {
     if let Some(rest) = inner.strip_prefix("vision_tower.") {
         return format!("vision_tower.vision_model.{}", rest.strip_prefix("vision_model.").unwrap_or(rest));
     }
-    if let Some(rest) = inner.strip_prefix("multi_modal_projector.linear_") {
-        if let Some((index, field)) = rest.split_once('.')
-            && let Some(index) = index.parse::<usize>().ok().and_then(|index| index.checked_sub(1))
-        {
-            return format!("mm_projector.layers.{}.{field}", 2 * index);
-        }
+    if let Some(rest) = inner.strip_prefix("multi_modal_projector.linear_")
+        && let Some((index, field)) = rest.split_once('.')
+        && let Some(index) = index.parse::<usize>().ok().and_then(|index| index.checked_sub(1))
+    {
+        return format!("mm_projector.layers.{}.{field}", 2 * index);
     }
     if let Some(rest) = name.strip_prefix("model.language_model.") {
         return format!("llm.model.{rest}");

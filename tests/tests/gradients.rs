@@ -54,14 +54,14 @@ const TABLE: &[Row] = &[
     ("rope", |op| {
         check(op, &[(5, 14)], vec![], |tape, x| {
             let (cos, sin) = tables(tape.backend())?;
-            let positions = tape.backend().from_u32(&[0, 1, 2, 0, 1])?;
+            let positions = tape.backend().upload_u32(&[0, 1, 2, 0, 1])?;
             tape.rope(x[0].clone(), 3, 4, (&cos, &sin), &positions)
         });
     }),
     ("attention", |op| {
         for causal in [true, false] {
             check(op, &[(9, 24)], vec![], move |tape, x| {
-                let cu_seqlens = tape.backend().from_u32(&[0, 1, 1, 6, 9])?;
+                let cu_seqlens = tape.backend().upload_u32(&[0, 1, 1, 6, 9])?;
                 tape.attention(&x[0], HeadShape { heads: 4, kv_heads: 1, head_dim: 4 }, &cu_seqlens, causal)
             });
         }
@@ -74,20 +74,20 @@ const TABLE: &[Row] = &[
     }),
     ("embedding", |op| {
         check(op, &[], vec![spec("table", &[4, 3])], |tape, _| {
-            let ids = tape.backend().from_u32(&[1, 3, NO_ROW, 1, 0])?;
+            let ids = tape.backend().upload_u32(&[1, 3, NO_ROW, 1, 0])?;
             tape.embedding(id(tape, "table"), &ids)
         });
     }),
     ("rows", |op| {
         check(op, &[(4, 3)], vec![], |tape, x| {
-            let index = tape.backend().from_u32(&[2, NO_ROW, 0, 2, 3, NO_ROW])?;
+            let index = tape.backend().upload_u32(&[2, NO_ROW, 0, 2, 3, NO_ROW])?;
             let rows = tape.gather_rows(&x[0], &index)?;
             tape.reshape(&rows, 3, 6)
         });
         check(op, &[(2, 3)], vec![spec("table", &[4, 3])], |tape, x| {
-            let ids = tape.backend().from_u32(&[1, NO_ROW, 2, NO_ROW])?;
+            let ids = tape.backend().upload_u32(&[1, NO_ROW, 2, NO_ROW])?;
             let tokens = tape.embedding(id(tape, "table"), &ids)?;
-            let slots = tape.backend().from_u32(&[3, 1])?;
+            let slots = tape.backend().upload_u32(&[3, 1])?;
             tape.splice(tokens, &x[0], &slots)
         });
     }),
@@ -103,7 +103,7 @@ const TABLE: &[Row] = &[
     }),
     ("linear_cross_entropy", |op| {
         check(op, &[(6, 4)], vec![spec("head", &[7, 4])], |tape, x| {
-            let targets = tape.backend().from_u32(&[0, 6, 3, 3, 1, 2])?;
+            let targets = tape.backend().upload_u32(&[0, 6, 3, 3, 1, 2])?;
             tape.linear_cross_entropy(&x[0], id(tape, "head"), &targets, 0.25)
         });
     }),
@@ -154,10 +154,10 @@ fn recompute_changes_no_bit_and_parameters_complete_once() {
         store.zero_grads(&cpu).expect("zero");
         let completed = std::cell::RefCell::new(Vec::new());
         let mut tape = Tape::new(&cpu, &store).recompute(recompute).on_complete(|id| completed.borrow_mut().push(id));
-        let x = tape.input(cpu.from_f32(10, 16, &values).expect("x"), true);
+        let x = tape.input(cpu.upload_f32(10, 16, &values).expect("x"), true);
         let y = tape.block(std::slice::from_ref(&x), block).expect("block").remove(0);
         let y = tape.block(&[y], block).expect("block").remove(0);
-        tape.backward([(&y, cpu.from_f32(10, 16, &values).expect("dy"))]).expect("backward");
+        tape.backward([(&y, cpu.upload_f32(10, 16, &values).expect("dy"))]).expect("backward");
         all.push((store.flat_grads().to_f32().expect("grads"), tape.grad(&x).expect("dx").to_f32().expect("dx")));
         let mut completed = completed.take();
         completed.sort();
@@ -173,7 +173,7 @@ fn frozen_subgraphs_record_nothing() {
     let specs = vec![spec("norm", &[16]), spec("gate_up", &[40, 16]), spec("down", &[16, 20])];
     let store = vila_autograd::ParamStore::new(&cpu, specs, DType::F32, 1, |_| false).expect("store");
     let mut tape = Tape::new(&cpu, &store);
-    let x = tape.input(cpu.from_f32(10, 16, &[0.5; 160]).expect("x"), false);
+    let x = tape.input(cpu.upload_f32(10, 16, &[0.5; 160]).expect("x"), false);
     block(&mut tape, &[x]).expect("block");
     assert_eq!(tape.recorded(), 0);
 }

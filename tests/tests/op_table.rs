@@ -56,7 +56,7 @@ impl Case<'_> {
         let values: Vec<u32> = (0..len)
             .map(|_| if holes && self.random.below(5) == 0 { NO_ROW } else { self.random.below(below) as u32 })
             .collect();
-        self.backend.from_u32(&values).expect("indices")
+        self.backend.upload_u32(&values).expect("indices")
     }
 
     fn permutation(&mut self, len: usize) -> Vec<u32> {
@@ -76,7 +76,7 @@ impl Case<'_> {
     }
 
     fn u32(&self, values: &[u32]) -> Tensor {
-        self.backend.from_u32(values).expect("u32")
+        self.backend.upload_u32(values).expect("u32")
     }
 }
 
@@ -493,7 +493,7 @@ fn linear_is_row_invariant() {
 #[test]
 fn an_output_that_aliases_an_input_is_an_error() {
     let cpu = CpuBackend::fast();
-    let x = cpu.from_f32(2, 4, &[1.0; 8]).expect("tensor");
+    let x = cpu.upload_f32(2, 4, &[1.0; 8]).expect("tensor");
     let error = cpu.swiglu(&Swiglu { gate_up: &x, y: &x.slice_cols(0..2).expect("view") }).expect_err("aliased");
     assert!(matches!(error, vila_engine::Error::Aliased), "{error}");
 }

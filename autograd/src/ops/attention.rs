@@ -7,13 +7,7 @@ impl<'a> Tape<'a> {
     /// Self-attention within each document of `cu_seqlens`: `[T, (H + 2 G) C] -> [T, H C]`.
     ///
     /// Keeps its input, its output and the log-sum-exps; scores are scaled by `1 / √C`.
-    pub fn attention(
-        &mut self,
-        qkv: &Var<'a>,
-        shape: HeadShape,
-        cu_seqlens: &Tensor,
-        causal: bool,
-    ) -> Result<Var<'a>> {
+    pub fn attention(&mut self, qkv: &Var<'a>, shape: HeadShape, cu_seqlens: &Tensor, causal: bool) -> Result<Var<'a>> {
         let tokens = qkv.tensor().rows();
         let scale = 1.0 / (shape.head_dim as f64).sqrt();
         let o = self.alloc_like(qkv.tensor(), tokens, shape.q_cols())?;

@@ -35,7 +35,13 @@ impl<'a> Tape<'a> {
     }
 }
 
-fn normalize(backend: &dyn Backend, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(Tensor, Tensor, Tensor)> {
+fn normalize(
+    backend: &dyn Backend,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor, Tensor)> {
     let y = backend.alloc(x.dtype(), x.rows(), x.cols())?;
     let mean = backend.alloc(stat_dtype(x.dtype()), x.rows(), 1)?;
     let rstd = backend.alloc(stat_dtype(x.dtype()), x.rows(), 1)?;

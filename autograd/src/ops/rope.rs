@@ -19,9 +19,8 @@ impl<'a> Tape<'a> {
         if heads * head_dim > x.tensor().cols() {
             return Err(argument("rope", "more columns to rotate than there are"));
         }
-        let rotate = |x: &Tensor, inverse| {
-            self.backend().rope(&Rope { x, heads, head_dim, cos, sin, positions, inverse })
-        };
+        let rotate =
+            |x: &Tensor, inverse| self.backend().rope(&Rope { x, heads, head_dim, cos, sin, positions, inverse });
         rotate(x.tensor(), false)?;
         let Some(id) = x.id() else { return Ok(x) };
         let (cos, sin, positions) = (cos.clone(), sin.clone(), positions.clone());

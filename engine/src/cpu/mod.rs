@@ -81,8 +81,7 @@ impl Backend for CpuBackend {
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
         let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
-        let bytes =
-            bytes.ok_or(Error::OutOfMemory { requested: usize::MAX, in_use: self.pool.stats().in_use })?;
+        let bytes = bytes.ok_or(Error::OutOfMemory { requested: usize::MAX, in_use: self.pool.stats().in_use })?;
         let storage = Arc::new(Storage::Host(self.pool.alloc(bytes)?));
         let tensor = Tensor::from_storage(storage, dtype, rows, cols);
         if cfg!(debug_assertions) {

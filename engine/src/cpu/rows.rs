@@ -10,11 +10,13 @@ pub fn gather_fast(_: &CpuBackend, args: &GatherRows) -> Result<()> {
     let table = args.table.read::<f32>()?;
     let (cols, ld) = (args.y.cols(), args.y.ld());
     let chunk = chunk_rows(cols);
-    args.y.write::<f32>()?.slice_mut().par_chunks_mut(ld * chunk).zip(index.par_chunks(chunk)).for_each(|(y, index)| {
-        for (y, &row) in y.chunks_mut(ld).zip(index) {
-            if row == NO_ROW { y[..cols].fill(0.0) } else { y[..cols].copy_from_slice(table.row(row as usize)) }
-        }
-    });
+    args.y.write::<f32>()?.slice_mut().par_chunks_mut(ld * chunk).zip(index.par_chunks(chunk)).for_each(
+        |(y, index)| {
+            for (y, &row) in y.chunks_mut(ld).zip(index) {
+                if row == NO_ROW { y[..cols].fill(0.0) } else { y[..cols].copy_from_slice(table.row(row as usize)) }
+            }
+        },
+    );
     Ok(())
 }
 

@@ -32,9 +32,7 @@ pub fn backward_fast(cpu: &CpuBackend, args: &SwigluBackward) -> Result<()> {
                 let row = index * chunk + i;
                 let (gate, up) = gate_up.row(row).split_at(f);
                 let (dgate, dup) = out[..2 * f].split_at_mut(f);
-                for (((dg, du), (g, u)), dy) in
-                    dgate.iter_mut().zip(dup).zip(gate.iter().zip(up)).zip(dy.row(row))
-                {
+                for (((dg, du), (g, u)), dy) in dgate.iter_mut().zip(dup).zip(gate.iter().zip(up)).zip(dy.row(row)) {
                     let s = math::sigmoid(*g);
                     *dg = dy * u * s * (1.0 + g * (1.0 - s));
                     *du = dy * g * s;

@@ -11,7 +11,7 @@ use crate::data::ingest::{Format, FormatOptions, IngestOptions, OnError, TokenLi
 #[derive(Subcommand)]
 pub(super) enum DataCommand {
     /// Ingests raw data into a new shard directory.
-    Ingest(IngestArguments),
+    Ingest(Box<IngestArguments>),
     /// Counts and lengths of a shard directory.
     Info {
         /// The shard directory.
@@ -89,7 +89,7 @@ pub(super) struct IngestArguments {
 
 pub(super) fn run(command: DataCommand) -> Result<Outcome, Failure> {
     match command {
-        DataCommand::Ingest(arguments) => run_ingest(arguments)?,
+        DataCommand::Ingest(arguments) => run_ingest(*arguments)?,
         DataCommand::Info { dir, json } => {
             let facts = info(&dir)?;
             if json { print_json(&facts)? } else { print(&info_text(&facts))? }
