@@ -71,7 +71,7 @@ pub trait Backend: Send + Sync {
     fn dropout(&self, args: &Dropout) -> Result<()>;
     /// See [`Add`].
     fn add(&self, args: &Add) -> Result<()>;
-    /// See [`Copy`].
+    /// See [`struct@Copy`].
     fn copy(&self, args: &Copy) -> Result<()>;
     /// See [`Scale`].
     fn scale(&self, args: &Scale) -> Result<()>;
