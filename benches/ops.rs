@@ -37,7 +37,9 @@ fn bench_sizes(criterion: &mut Criterion, sizes: &Sizes) -> Result<()> {
 
     let (weight, y) = (random(cpu, 2 * mlp, width)?, out(2 * mlp)?);
     group.throughput(flops(2 * tokens * width * 2 * mlp));
-    group.bench_function("linear", |b| b.iter(|| cpu.linear(&Linear { x: black_box(&x), weight: &weight, bias: None, y: &y })));
+    group.bench_function("linear", |b| {
+        b.iter(|| cpu.linear(&Linear { x: black_box(&x), weight: &weight, bias: None, y: &y }))
+    });
 
     let hidden = out(mlp)?;
     group.throughput(Throughput::Bytes((tokens * mlp * 12) as u64));

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
+use vila_train::data::IngestTokenizer;
 use vila_train::data::cli;
 use vila_train::data::ingest::{
     Format, FormatOptions, IngestError, IngestOptions, IngestReport, OnError, OptionError, Problem, TokenLimit,
     cache_key, ingest,
 };
 use vila_train::data::shard::{ImageId, ShardError, ShardReader};
-use vila_train::data::tokens::{IMAGE_PLACEHOLDER, JsonTokenizer, Span, Tokenize, TokenizeError};
+use vila_train::data::tokens::{IMAGE_PLACEHOLDER, Span, Tokenize, TokenizeError};
 use vila_train::toy::{self, CorpusOptions, Digits, ToyError};
 
 const IMAGE: u32 = IMAGE_PLACEHOLDER;
@@ -249,7 +250,7 @@ fn conversations_learn_answers_and_their_ends() {
 #[test]
 fn a_mask_follows_the_bytes_of_a_real_tokenizer() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llava-hf/tokenizer.json");
-    let tokenizer = JsonTokenizer::from_file(fixture).unwrap();
+    let tokenizer = IngestTokenizer::from_file(fixture).unwrap();
     let corpus = Corpus::new(format("llava", Some("vicuna_v1")), &one_line(TALK));
     ingest(&corpus.options, &tokenizer).unwrap();
     let reader = ShardReader::open(&corpus.options.out).unwrap();
@@ -265,7 +266,7 @@ fn a_mask_follows_the_bytes_of_a_real_tokenizer() {
             Some(learned.collect())
         })
         .collect();
-    let text = |ids: &[u32]| tokenizer.decode(ids).unwrap().trim().to_owned();
+    let text = |ids: &[u32]| tokenizer.inner().decode_all(ids).unwrap().trim().to_owned();
     // This vocabulary has one token for ": a ", which shares a byte with the second answer and so is learned.
     assert_eq!((text(&learned[0]), text(&learned[1])), ("yes".to_owned(), ": a dog".to_owned()));
     let ends = view.tokens.iter().enumerate().filter(|(_, token)| **token == tokenizer.eos());
@@ -500,10 +501,9 @@ fn the_toy_world_goes_through_the_public_formats() {
     assert_eq!((report.train_images, report.held_out_images), (2 * 1397, 400));
     let tokenizer_path = scratch.path("tokenizer.json");
     toy::train_tokenizer(&report.text_files, &tokenizer_path).unwrap();
-    let tokenizer = JsonTokenizer::from_file(&tokenizer_path).unwrap();
-    let vocabulary = tokenizer.inner().get_vocab(true);
+    let tokenizer = IngestTokenizer::from_file(&tokenizer_path).unwrap();
     for (token, id) in [("<unk>", 0), ("<s>", 1), ("</s>", 2), ("<image>", 3)] {
-        assert_eq!(vocabulary.get(token), Some(&id));
+        assert_eq!(tokenizer.inner().token_id(token), Some(id));
     }
     let wide = Format::parse("mmc4", &FormatOptions { max_images: Some(0), ..Default::default() }).unwrap();
     let chat = format("llava", Some("vicuna_v1_nosys"));
@@ -529,8 +529,8 @@ fn the_toy_world_goes_through_the_public_formats() {
 }
 
 /// A naming document reads `<image> wug , <image> dax , ...`, a conversation ends in its answer.
-fn check_layouts(scratch: &Scratch, tokenizer: &JsonTokenizer) {
-    let comma = tokenizer.inner().token_to_id(",").unwrap();
+fn check_layouts(scratch: &Scratch, tokenizer: &IngestTokenizer) {
+    let comma = tokenizer.inner().token_id(",").unwrap();
     let interleaved = documents(&scratch.path("shards/mmc4.jsonl"));
     let naming = interleaved.iter().find(|(tokens, ..)| tokens.get(3) == Some(&comma)).unwrap();
     let body = &naming.0[1..naming.0.len() - 1];
@@ -544,7 +544,7 @@ fn check_layouts(scratch: &Scratch, tokenizer: &JsonTokenizer) {
 }
 
 /// Held-out digits only, no unknown word, and every file as large as promised.
-fn check_evaluations(scratch: &Scratch, tokenizer: &JsonTokenizer) {
+fn check_evaluations(scratch: &Scratch, tokenizer: &IngestTokenizer) {
     let expected = [
         ("digit_vqa", 400),
         ("two_image_sum", 400),
@@ -613,7 +613,7 @@ fn a_page_escapes_what_the_data_says() {
     );
     corpus.scratch.image("i\"><script>.png", 5);
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llava-hf/tokenizer.json");
-    ingest(&corpus.options, &JsonTokenizer::from_file(fixture).unwrap()).unwrap();
+    ingest(&corpus.options, &IngestTokenizer::from_file(fixture).unwrap()).unwrap();
     let page = corpus.scratch.path("page.html");
     cli::show(&corpus.options.out, 1, 0, Some(&page)).unwrap();
     let html = fs::read_to_string(page).unwrap();

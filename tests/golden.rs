@@ -73,7 +73,9 @@ impl Golden {
                         col += per_image;
                     } else {
                         document.tokens.push(ids[at] as u32);
-                        document.supervised.push(labels[at] >= 0 && !document.tokens[..document.tokens.len() - 1].is_empty());
+                        document
+                            .supervised
+                            .push(labels[at] >= 0 && !document.tokens[..document.tokens.len() - 1].is_empty());
                         col += 1;
                     }
                 }
@@ -83,7 +85,8 @@ impl Golden {
     }
 
     fn batch(&self, vila: &Vila) -> PackedBatch {
-        let pixels = self.tensors.get("pixel_values").map_or(Images::None, |(_, pixels)| Images::Pixels(pixels.clone()));
+        let pixels =
+            self.tensors.get("pixel_values").map_or(Images::None, |(_, pixels)| Images::Pixels(pixels.clone()));
         PackedBatch::new(&self.documents(vila), pixels, vila.config.tokens_per_image(), 1).expect("batch")
     }
 
@@ -94,7 +97,8 @@ impl Golden {
     }
 
     fn images(&self, list: &Value) -> Vec<PathBuf> {
-        list.as_array().map_or(vec![], |list| list.iter().map(|name| self.image(name.as_str().expect("name"))).collect())
+        list.as_array()
+            .map_or(vec![], |list| list.iter().map(|name| self.image(name.as_str().expect("name"))).collect())
     }
 }
 
@@ -132,14 +136,19 @@ fn golden_logits_features_and_loss() {
         let (shape, want) = &golden.tensors["logits"];
         let vocab = shape[2];
         let mask = &golden.ints["attention_mask"].1;
-        let want: Vec<f32> =
-            mask.iter().zip(want.chunks(vocab)).filter(|(live, _)| **live != 0).flat_map(|(_, row)| row.to_vec()).collect();
+        let want: Vec<f32> = mask
+            .iter()
+            .zip(want.chunks(vocab))
+            .filter(|(live, _)| **live != 0)
+            .flat_map(|(_, row)| row.to_vec())
+            .collect();
         let error = relative(&logits, &want);
         assert!(error <= 1e-4, "logits are off by {error:e}");
 
         let scale = 1.0 / batch.targets.len() as f64;
         let loss = vila.model.loss(&mut tape, &batch, scale).expect("loss").expect("targets");
-        let (got, want) = (f64::from(loss.tensor().to_f32().expect("loss")[0]), golden.facts["loss"].as_f64().expect("loss"));
+        let (got, want) =
+            (f64::from(loss.tensor().to_f32().expect("loss")[0]), golden.facts["loss"].as_f64().expect("loss"));
         assert!((got - want).abs() <= 1e-5 * want.abs(), "loss {got}, golden {want}");
     });
 }
@@ -151,7 +160,8 @@ fn gradients(vila: &Vila, batch: &PackedBatch) -> (f64, HashMap<String, Vec<f32>
     let loss = vila.model.loss(&mut tape, batch, 1.0 / batch.targets.len() as f64).expect("loss").expect("targets");
     tape.backward_loss(&loss).expect("backward");
     let flat = vila.store.flat_grads().to_f32().expect("grads");
-    let grads = vila.store.ranges().iter().map(|range| (range.name.clone(), flat[range.range.clone()].to_vec())).collect();
+    let grads =
+        vila.store.ranges().iter().map(|range| (range.name.clone(), flat[range.range.clone()].to_vec())).collect();
     (f64::from(loss.tensor().to_f32().expect("loss")[0]), grads)
 }
 
@@ -199,7 +209,8 @@ fn golden_trajectories() {
                 let sum = backend.zeros(DType::F64, 1, 1).expect("sum");
                 backend.sum_squares(&SumSquares { x: vila.store.flat_grads(), sum: &sum }).expect("norm");
                 let grad_norm = sum.to_f64().expect("sum")[0].sqrt();
-                for (what, got, want) in [("loss", loss, fact("loss")), ("gradient norm", grad_norm, fact("grad_norm"))] {
+                for (what, got, want) in [("loss", loss, fact("loss")), ("gradient norm", grad_norm, fact("grad_norm"))]
+                {
                     assert!((got - want).abs() <= 1e-3 * want, "{name} step {index}: {what} {got}, golden {want}");
                 }
                 backend
@@ -292,7 +303,8 @@ fn golden_generation_from_files() {
         let vila = golden.load(|_| false);
         let text = std::fs::read_to_string(golden.dir.join("generate_golden.json")).expect("generate_golden.json");
         for case in serde_json::from_str::<Value>(&text).expect("json").as_array().expect("cases") {
-            let ids: Vec<u64> = case["new_ids"].as_array().expect("ids").iter().map(|id| id.as_u64().expect("id")).collect();
+            let ids: Vec<u64> =
+                case["new_ids"].as_array().expect("ids").iter().map(|id| id.as_u64().expect("id")).collect();
             let options = GenerateOptions { max_new_tokens: ids.len(), ..GenerateOptions::default() };
             let prompt = case["prompt"].as_str().expect("prompt");
             let got = vila_model::generate(&vila, prompt, &golden.images(&case["images"]), &options).expect("generate");

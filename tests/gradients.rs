@@ -14,7 +14,12 @@ fn id(tape: &Tape, name: &str) -> ParamId {
     tape.store().id(name).expect("parameter")
 }
 
-fn check(op: &str, inputs: &[(usize, usize)], specs: Vec<ParamSpec>, f: impl for<'a> Fn(&mut Tape<'a>, &[Var<'a>]) -> Result<Var<'a>>) {
+fn check(
+    op: &str,
+    inputs: &[(usize, usize)],
+    specs: Vec<ParamSpec>,
+    f: impl for<'a> Fn(&mut Tape<'a>, &[Var<'a>]) -> Result<Var<'a>>,
+) {
     for seed in [3, 4] {
         for result in grad_check(seed, inputs, specs.clone(), &f).unwrap_or_else(|error| panic!("{op}: {error}")) {
             assert!(result.error <= 1e-6, "{op}: gradient of {} is off by {:e}", result.operand, result.error);
@@ -183,12 +188,14 @@ fn fused_parts_lie_side_by_side_and_start_by_their_names() {
     let cpu = CpuBackend::fast();
     let part = |name: &str, rows| ParamPart { name: name.into(), shape: vec![rows, 3] };
     let fused = ParamSpec::fused("qkv", vec![part("q", 4), part("k", 2)]).init(NORMAL);
-    let store = vila_autograd::ParamStore::new(&cpu, vec![spec("b", &[5]), fused], DType::F32, 9, |_| true).expect("store");
+    let store =
+        vila_autograd::ParamStore::new(&cpu, vec![spec("b", &[5]), fused], DType::F32, 9, |_| true).expect("store");
     let alone = vila_autograd::ParamStore::new(&cpu, vec![spec("k", &[2, 3])], DType::F32, 9, |_| true).expect("store");
     let qkv = store.weight(store.id("qkv").expect("qkv"));
     let k = alone.weight(alone.id("k").expect("k")).to_f32().expect("k");
     assert_eq!(qkv.shape(), (6, 3));
     assert_eq!(qkv.to_f32().expect("qkv")[12..], k[..]);
-    let ranges: Vec<_> = store.ranges().iter().map(|range| (range.name.as_str(), range.range.clone(), range.decay)).collect();
+    let ranges: Vec<_> =
+        store.ranges().iter().map(|range| (range.name.as_str(), range.range.clone(), range.decay)).collect();
     assert_eq!(ranges, [("b", 0..5, false), ("q", 128..140, true), ("k", 140..146, true)]);
 }

@@ -102,7 +102,8 @@ const TABLE: &[Row] = &[
     ("gemm", |c| {
         let (m, n, k) = (c.rows(), c.cols(), c.rows() + 3);
         let mut out = Vec::new();
-        for (trans_a, trans_b, beta) in [(false, false, 0.0), (true, false, 1.0), (false, true, 0.5), (true, true, 0.0)] {
+        for (trans_a, trans_b, beta) in [(false, false, 0.0), (true, false, 1.0), (false, true, 0.5), (true, true, 0.0)]
+        {
             let a = if trans_a { c.view(k, m) } else { c.view(m, k) };
             let b = if trans_b { c.view(n, k) } else { c.view(k, n) };
             let y = if beta == 0.0 { c.out(m, n) } else { c.tensor(m, n) };
@@ -112,7 +113,8 @@ const TABLE: &[Row] = &[
         Ok(out)
     }),
     ("linear", |c| {
-        let (x, weight, bias) = (c.view(c.rows(), c.cols()), c.tensor(c.cols() + 1, c.cols()), c.tensor(1, c.cols() + 1));
+        let (x, weight, bias) =
+            (c.view(c.rows(), c.cols()), c.tensor(c.cols() + 1, c.cols()), c.tensor(1, c.cols() + 1));
         let (y, z) = (c.out(c.rows(), c.cols() + 1), c.out(c.rows(), c.cols() + 1));
         c.backend.linear(&Linear { x: &x, weight: &weight, bias: Some(&bias), y: &y })?;
         c.backend.linear(&Linear { x: &x, weight: &weight, bias: None, y: &z })?;
@@ -135,7 +137,8 @@ const TABLE: &[Row] = &[
     }),
     ("rms_norm_backward", |c| {
         let (rows, cols) = (c.rows(), c.cols());
-        let (dy, sum, weight, dsum) = (c.tensor(rows, cols), c.view(rows, cols), c.tensor(1, cols), c.tensor(rows, cols));
+        let (dy, sum, weight, dsum) =
+            (c.tensor(rows, cols), c.view(rows, cols), c.tensor(1, cols), c.tensor(rows, cols));
         let (rstd, dx, dweight) = (c.stat(rows, 1), c.out(rows, cols), c.tensor(1, cols));
         rstd.set_f64(&norm_stats(&sum).1)?;
         c.backend.rms_norm_backward(&RmsNormBackward {
@@ -153,7 +156,15 @@ const TABLE: &[Row] = &[
         let (rows, cols) = (c.rows(), c.cols());
         let (x, weight, bias) = (c.view(rows, cols), c.tensor(1, cols), c.tensor(1, cols));
         let (y, mean, rstd) = (c.out(rows, cols), c.stat(rows, 1), c.stat(rows, 1));
-        c.backend.layer_norm(&LayerNorm { x: &x, weight: &weight, bias: &bias, eps: 1e-5, y: &y, mean: &mean, rstd: &rstd })?;
+        c.backend.layer_norm(&LayerNorm {
+            x: &x,
+            weight: &weight,
+            bias: &bias,
+            eps: 1e-5,
+            y: &y,
+            mean: &mean,
+            rstd: &rstd,
+        })?;
         Ok(vec![y, mean, rstd])
     }),
     ("layer_norm_backward", |c| {
@@ -193,7 +204,8 @@ const TABLE: &[Row] = &[
         let (rows, shape) = (c.rows() * 2, heads(c));
         let mut out = Vec::new();
         for (causal, spread) in [(true, 1.0), (false, 1.0), (true, 30.0)] {
-            let (q, k, v) = (c.scaled(rows, shape.q_cols(), spread), c.view(rows, shape.kv_cols()), c.view(rows, shape.kv_cols()));
+            let (q, k, v) =
+                (c.scaled(rows, shape.q_cols(), spread), c.view(rows, shape.kv_cols()), c.view(rows, shape.kv_cols()));
             let cu_seqlens = c.documents(rows);
             let bounds = c.u32(&cu_seqlens);
             let (o, lse) = (c.out(rows, shape.q_cols()), c.stat(rows, shape.heads));
@@ -234,7 +246,8 @@ const TABLE: &[Row] = &[
         let (rows, shape) = (c.rows() * 2, heads(c));
         let mut out = Vec::new();
         for causal in [true, false] {
-            let (qkv, d_o, cu_seqlens) = (c.tensor(rows, shape.qkv_cols()), c.view(rows, shape.q_cols()), c.documents(rows));
+            let (qkv, d_o, cu_seqlens) =
+                (c.tensor(rows, shape.qkv_cols()), c.view(rows, shape.q_cols()), c.documents(rows));
             let cu_seqlens = c.u32(&cu_seqlens);
             let (o, lse) = (c.out(rows, shape.q_cols()), c.stat(rows, shape.heads));
             let (q_end, k_end) = (shape.q_cols(), shape.q_cols() + shape.kv_cols());
@@ -291,7 +304,8 @@ const TABLE: &[Row] = &[
     ("gelu_backward", |c| {
         [GeluKind::Erf, GeluKind::Tanh, GeluKind::Quick]
             .map(|kind| {
-                let (x, dy, dx) = (c.scaled(c.rows(), c.cols(), 3.0), c.tensor(c.rows(), c.cols()), c.out(c.rows(), c.cols()));
+                let (x, dy, dx) =
+                    (c.scaled(c.rows(), c.cols(), 3.0), c.tensor(c.rows(), c.cols()), c.out(c.rows(), c.cols()));
                 c.backend.gelu_backward(&GeluBackward { kind, dy: &dy, x: &x, dx: &dx }).map(|()| dx)
             })
             .into_iter()
@@ -485,7 +499,11 @@ fn linear_is_row_invariant() {
             let part = cpu.alloc(DType::F32, rows, n).expect("alloc");
             let x = x.slice_rows(start..start + rows).expect("rows");
             cpu.linear(&Linear { x: &x, weight: &weight, bias: None, y: &part }).expect("linear");
-            assert_eq!(part.to_f32().expect("values"), whole[start * n..(start + rows) * n], "{rows} rows of [{k}, {n}]");
+            assert_eq!(
+                part.to_f32().expect("values"),
+                whole[start * n..(start + rows) * n],
+                "{rows} rows of [{k}, {n}]"
+            );
         }
     }
 }

@@ -26,7 +26,16 @@ fn world() -> &'static Path {
     static WORLD: OnceLock<PathBuf> = OnceLock::new();
     WORLD.get_or_init(|| {
         let dir = scratch("world");
-        let sizes = CorpusOptions { seed: 1, views: 1, text_games: 100, text: 200, pairs: 300, mmc4: 120, sft_visual: 60, sft_text: 60 };
+        let sizes = CorpusOptions {
+            seed: 1,
+            views: 1,
+            text_games: 100,
+            text: 200,
+            pairs: 300,
+            mmc4: 120,
+            sft_visual: 60,
+            sft_text: 60,
+        };
         let report = write_corpus(&Digits::embedded().expect("digits"), &sizes, &dir).expect("corpus");
         train_tokenizer(&report.text_files, dir.join("tokenizer.json")).expect("tokenizer");
         dir
@@ -129,13 +138,20 @@ fn text(path: &Path) -> &str {
 /// Weights and moments of the newest checkpoint and the deterministic part of the metrics.
 fn outcome(run: &Path) -> Vec<(String, Vec<u8>)> {
     let latest = run.join("latest");
-    let files = ["llm/model.safetensors", "vision_tower/model.safetensors", "mm_projector/model.safetensors", "trainer/moments.safetensors"];
-    let mut all: Vec<(String, Vec<u8>)> =
-        files.iter().map(|file| (file.to_string(), std::fs::read(latest.join(file)).expect("checkpoint file"))).collect();
+    let files = [
+        "llm/model.safetensors",
+        "vision_tower/model.safetensors",
+        "mm_projector/model.safetensors",
+        "trainer/moments.safetensors",
+    ];
+    let mut all: Vec<(String, Vec<u8>)> = files
+        .iter()
+        .map(|file| (file.to_string(), std::fs::read(latest.join(file)).expect("checkpoint file")))
+        .collect();
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
-    let steps = metrics.lines().map(|line| {
-        serde_json::from_str::<serde_json::Value>(line).expect("json")["step"].to_string() + "\n"
-    });
+    let steps = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("json")["step"].to_string() + "\n");
     all.push(("metrics".into(), steps.collect::<String>().into_bytes()));
     all
 }
@@ -182,7 +198,8 @@ fn a_stopped_or_killed_run_continues_bit_for_bit() {
 fn model() -> (vila_model::VilaConfig, Recipe) {
     let recipe = Recipe::parse(&recipe_text(), Path::new("recipe.toml"), Path::new("."), &[]).expect("recipe");
     let tokenizer = vila_model::tokenizer::Tokenizer::from_file(&world().join("tokenizer.json")).expect("tokenizer");
-    let ids = vila_train::recipe::TokenIds { bos: tokenizer.bos(), eos: tokenizer.eos(), image: tokenizer.image_token() };
+    let ids =
+        vila_train::recipe::TokenIds { bos: tokenizer.bos(), eos: tokenizer.eos(), image: tokenizer.image_token() };
     let (config, _) = recipe.random_model(Path::new("recipe.toml"), tokenizer.vocab_size(), ids).expect("config");
     (config, recipe)
 }
@@ -231,7 +248,8 @@ fn a_packed_step_equals_its_documents_one_by_one() {
         }
         (total, store.flat_grads().to_f64().expect("grads"))
     };
-    let (loss, grads) = run(documents.iter().zip(&pixels).map(|(d, p)| pack(std::slice::from_ref(d), p.clone(), 1)).collect());
+    let (loss, grads) =
+        run(documents.iter().zip(&pixels).map(|(d, p)| pack(std::slice::from_ref(d), p.clone(), 1)).collect());
     for align in [1, 128] {
         let (packed_loss, packed) = run(vec![pack(&documents, pixels.concat(), align)]);
         assert!((packed_loss - loss).abs() <= 1e-5 * loss, "{packed_loss} packed, {loss} alone");
@@ -261,9 +279,14 @@ fn a_packed_step_equals_its_documents_one_by_one() {
 #[test]
 fn a_run_learns_and_freezes_what_it_should() {
     let dir = scratch("learns");
-    let mut recipe = Recipe::read(&write_recipe(&dir), &["stage.text.steps=150".into(), "stage.text.lr=5e-3".into(), "seed=4".into()]).expect("recipe");
+    let mut recipe = Recipe::read(
+        &write_recipe(&dir),
+        &["stage.text.steps=150".into(), "stage.text.lr=5e-3".into(), "seed=4".into()],
+    )
+    .expect("recipe");
     recipe.out = dir.join("run");
-    let report = train(&recipe, Path::new("recipe.toml"), Arc::new(CpuBackend::fast()), &RunOptions::default()).expect("run");
+    let report =
+        train(&recipe, Path::new("recipe.toml"), Arc::new(CpuBackend::fast()), &RunOptions::default()).expect("run");
     let text = &report.stages[0];
     assert!(text.last_loss < 0.7 * text.first_loss, "{} -> {}", text.first_loss, text.last_loss);
     let bytes = |stage: &str, part: &str| {
@@ -337,8 +360,16 @@ fn missing_cut_or_damaged_shard_is_refused() {
     let shard = dir.join("text-shard");
     let ingest = |tokenizer: &Path, out: &Path| {
         vila(&[
-            "data", "ingest", "--format", "text", "--input", text(&world().join("text.jsonl")), "--tokenizer", text(tokenizer),
-            "--out", text(out),
+            "data",
+            "ingest",
+            "--format",
+            "text",
+            "--input",
+            text(&world().join("text.jsonl")),
+            "--tokenizer",
+            text(tokenizer),
+            "--out",
+            text(out),
         ])
     };
     let (code, log) = ingest(&world().join("tokenizer.json"), &shard);
@@ -379,10 +410,26 @@ fn step_without_supervised_token_is_refused() {
     let ingested = dir.join("text");
     let tokenizer = world().join("tokenizer.json");
     let input = world().join("text.jsonl");
-    vila(&["data", "ingest", "--format", "text", "--input", text(&input), "--tokenizer", text(&tokenizer), "--out", text(&ingested)]);
+    vila(&[
+        "data",
+        "ingest",
+        "--format",
+        "text",
+        "--input",
+        text(&input),
+        "--tokenizer",
+        text(&tokenizer),
+        "--out",
+        text(&ingested),
+    ]);
     let manifest = reader(&ingested).manifest().clone();
     let shard = dir.join("silent");
-    let meta = ShardMeta { tokenizer: manifest.tokenizer, tokenizer_json: None, sources: manifest.sources, options: manifest.options };
+    let meta = ShardMeta {
+        tokenizer: manifest.tokenizer,
+        tokenizer_json: None,
+        sources: manifest.sources,
+        options: manifest.options,
+    };
     let mut writer = ShardWriter::create(&shard, meta).expect("writer");
     for line in 0..20 {
         let sample = Sample { tokens: &[1, 5, 6], loss: &[false; 3], images: &[], source: 0, source_line: line };
@@ -390,7 +437,11 @@ fn step_without_supervised_token_is_refused() {
     }
     writer.finish().expect("finish");
     let set = format!("sources.text={{ shard = \"{}\" }}", shard.display());
-    expect_failure(&recipe, &[&set, "stage.text.validate_every=0"], &["stage text, step 1", "supervised", "text.jsonl"]);
+    expect_failure(
+        &recipe,
+        &[&set, "stage.text.validate_every=0"],
+        &["stage text, step 1", "supervised", "text.jsonl"],
+    );
 }
 
 #[test]
@@ -400,8 +451,18 @@ fn empty_document_is_refused() {
     std::fs::write(&input, "{\"text\": \"one plus one is two .\"}\n{\"text\": \"\"}\n").expect("input");
     let tokenizer = world().join("tokenizer.json");
     let out = dir.join("out");
-    let (code, log) =
-        vila(&["data", "ingest", "--format", "text", "--input", text(&input), "--tokenizer", text(&tokenizer), "--out", text(&out)]);
+    let (code, log) = vila(&[
+        "data",
+        "ingest",
+        "--format",
+        "text",
+        "--input",
+        text(&input),
+        "--tokenizer",
+        text(&tokenizer),
+        "--out",
+        text(&out),
+    ]);
     assert_eq!(code, 1, "{log}");
     assert!(log.contains("empty.jsonl") && log.contains('2'), "{log}");
     assert!(!out.exists());
@@ -411,7 +472,13 @@ fn empty_document_is_refused() {
 fn non_finite_loss_stops_before_the_update() {
     let dir = scratch("nonfinite");
     let recipe = write_recipe(&dir);
-    let sets = ["stage.text.lr=1e30", "stage.text.clip=0", "checkpoint.every=1", "checkpoint.keep=50", "stage.text.warmup=0.05"];
+    let sets = [
+        "stage.text.lr=1e30",
+        "stage.text.clip=0",
+        "checkpoint.every=1",
+        "checkpoint.keep=50",
+        "stage.text.warmup=0.05",
+    ];
     expect_failure(&recipe, &sets, &["stage text, step", "loss", "stopped before the update", "text.jsonl"]);
     // What was saved last is whole: its state reads back and its weights load.
     let latest = dir.join("run/latest");

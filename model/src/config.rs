@@ -27,11 +27,7 @@ impl Fields {
     }
 
     pub(crate) fn error(&self, field: &str, problem: impl Into<String>) -> Error {
-        Error::Config {
-            path: self.path.clone(),
-            field: format!("{}{field}", self.prefix),
-            problem: problem.into(),
-        }
+        Error::Config { path: self.path.clone(), field: format!("{}{field}", self.prefix), problem: problem.into() }
     }
 
     pub(crate) fn get(&self, field: &str) -> Option<&Value> {
@@ -72,7 +68,9 @@ impl Fields {
     pub(crate) fn flag_or(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {
             None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| self.error(field, format!("is {value}, expected true or false"))),
+            Some(value) => {
+                value.as_bool().ok_or_else(|| self.error(field, format!("is {value}, expected true or false")))
+            }
         }
     }
 
@@ -86,7 +84,9 @@ impl Fields {
 
     fn token_ids(&self, field: &str) -> Vec<u32> {
         match self.get(field) {
-            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()).collect(),
+            Some(Value::Array(ids)) => {
+                ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()).collect()
+            }
             _ => self.token_id(field).into_iter().collect(),
         }
     }
@@ -143,7 +143,9 @@ impl LlamaConfig {
         }
         let kv_heads = fields.size_or("num_key_value_heads", heads)?;
         if !heads.is_multiple_of(kv_heads) {
-            return Err(fields.error("num_key_value_heads", format!("is {kv_heads}, which does not divide {heads} heads")));
+            return Err(
+                fields.error("num_key_value_heads", format!("is {kv_heads}, which does not divide {heads} heads"))
+            );
         }
         let rope = fields.child("rope_parameters")?.or(fields.child("rope_scaling")?);
         let (theta, factor) = match &rope {
@@ -153,7 +155,11 @@ impl LlamaConfig {
                 let factor = match kind {
                     "default" => 1.0,
                     "linear" => rope.number_or("factor", 1.0)?,
-                    _ => return Err(rope.error("rope_type", format!("is {kind}, only default and linear are implemented"))),
+                    _ => {
+                        return Err(
+                            rope.error("rope_type", format!("is {kind}, only default and linear are implemented"))
+                        );
+                    }
                 };
                 (rope.get("rope_theta").and_then(Value::as_f64), factor)
             }
@@ -290,7 +296,9 @@ impl VisionConfig {
             return Err(fields.error("num_channels", "must be 3"));
         }
         if !config.hidden_size.is_multiple_of(config.heads) {
-            return Err(fields.error("num_attention_heads", format!("does not divide the width {}", config.hidden_size)));
+            return Err(
+                fields.error("num_attention_heads", format!("does not divide the width {}", config.hidden_size))
+            );
         }
         if config.patch_size > config.image_size {
             return Err(fields.error("patch_size", format!("is larger than the image ({})", config.image_size)));
@@ -502,7 +510,9 @@ impl VilaConfig {
             "default" => true,
             "full" => false,
             other => {
-                return Err(root.error("vision_feature_select_strategy", format!("is {other}, expected default or full")));
+                return Err(
+                    root.error("vision_feature_select_strategy", format!("is {other}, expected default or full"))
+                );
             }
         };
         if gelu_kind(root, "projector_hidden_act", "gelu")? != GeluKind::Erf {

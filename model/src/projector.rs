@@ -165,6 +165,9 @@ mod tests {
         let transposed = [0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15];
         assert_eq!(merge_order(4, true), transposed);
         assert_eq!(merge_order(4, false)[4..12], [2, 3, 6, 7, 8, 9, 12, 13]);
-        assert_eq!(merge_order(3, false), [0, 1, 3, 4, 2, NO_ROW, 5, NO_ROW, 6, 7, NO_ROW, NO_ROW, 8, NO_ROW, NO_ROW, NO_ROW]);
+        assert_eq!(
+            merge_order(3, false),
+            [0, 1, 3, 4, 2, NO_ROW, 5, NO_ROW, 6, 7, NO_ROW, NO_ROW, 8, NO_ROW, NO_ROW, NO_ROW]
+        );
     }
 }

@@ -26,7 +26,8 @@ pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) 
     let tokens = vila.tokenizer.encode(continuation)?;
     if tokens.is_empty() || tokens.contains(&vila_engine::NO_ROW) || prompt.is_empty() {
         return Err(Error::Input(
-            "a continuation needs at least one token, no <image>, and a token before it; move images to the prompt".into(),
+            "a continuation needs at least one token, no <image>, and a token before it; move images to the prompt"
+                .into(),
         ));
     }
     let pixels = vila.load_images(images)?;
@@ -46,7 +47,9 @@ pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) 
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
         let wanted = logits.get(token as usize).copied().ok_or_else(|| {
-            Error::Input(format!("token {token} is outside the model's vocabulary of {vocab}; use the model's own tokenizer"))
+            Error::Input(format!(
+                "token {token} is outside the model's vocabulary of {vocab}; use the model's own tokenizer"
+            ))
         })?;
         result.token_logprobs.push(f64::from(wanted - max) - total.ln());
         result.greedy &= argmax(logits) == token;

@@ -25,7 +25,11 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        Self::from_bytes(std::fs::read(path).map_err(Error::io(path))?, path)
+    }
+
+    /// Reads the content of a `tokenizer.json`; `path` names it in messages.
+    pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self> {
         let inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| Error::format(path, format!("not a tokenizer.json: {error}")))?;
         let id = |names: &[&str]| names.iter().find_map(|name| inner.token_to_id(name));
@@ -57,6 +61,11 @@ impl Tokenizer {
     /// The vocabulary's own image token.
     pub fn image_token(&self) -> Option<u32> {
         self.image
+    }
+
+    /// The id of an entry.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
     /// Number of entries, added tokens included.
@@ -119,8 +128,17 @@ impl Tokenizer {
 
     /// The text of ids; special tokens are left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.decode_with(ids, true)
+    }
+
+    /// The text of ids, special tokens written out.
+    pub fn decode_all(&self, ids: &[u32]) -> Result<String> {
+        self.decode_with(ids, false)
+    }
+
+    fn decode_with(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner
-            .decode(ids, true)
+            .decode(ids, skip_special)
             .map_err(|error| Error::format(&self.path, format!("cannot decode {ids:?}: {error}")))
     }
 }

@@ -102,9 +102,8 @@ impl VilaModel {
             let (positions, cu_seqlens) = (positions.clone(), cu_seqlens.clone());
             let run = move |tape: &mut Tape<'a>, x: &[Var<'a>]| {
                 let stream = Stream { sum: x[0].clone(), pending: x.get(1).cloned() };
-                let attend = |tape: &mut Tape<'a>, qkv: &Var<'a>| {
-                    tape.attention(qkv, self.llm.config.heads, &cu_seqlens, true)
-                };
+                let attend =
+                    |tape: &mut Tape<'a>, qkv: &Var<'a>| tape.attention(qkv, self.llm.config.heads, &cu_seqlens, true);
                 let stream = self.llm.block(tape, layer, stream, &positions, attend)?;
                 Ok([Some(stream.sum), stream.pending].into_iter().flatten().collect())
             };

@@ -167,11 +167,8 @@ impl VisionTower {
             x = tape.layer_norm(&x, weight, bias, config.eps)?;
         }
         let length = grid * grid + usize::from(config.has_class());
-        let heads = HeadShape {
-            heads: config.heads,
-            kv_heads: config.heads,
-            head_dim: config.hidden_size / config.heads,
-        };
+        let heads =
+            HeadShape { heads: config.heads, kv_heads: config.heads, head_dim: config.hidden_size / config.heads };
         let cu_seqlens = image_bounds(tape, images, length)?;
         for block in &self.blocks {
             let bounds = cu_seqlens.clone();

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, TensorView};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use vila_autograd::{ParamId, ParamStore};
 use vila_engine::Backend;
 
@@ -69,7 +69,8 @@ impl Checkpoint {
             Layout::LlavaHf => checkpoint.add_folder(dir, canonical_name)?,
             Layout::Vila => {
                 checkpoint.add_folder(&dir.join("llm"), |name| format!("llm.{name}"))?;
-                checkpoint.add_folder(&dir.join("vision_tower"), |name| canonical_name(&format!("vision_tower.{name}")))?;
+                checkpoint
+                    .add_folder(&dir.join("vision_tower"), |name| canonical_name(&format!("vision_tower.{name}")))?;
                 checkpoint.add_folder(&dir.join("mm_projector"), |name| format!("mm_projector.{name}"))?;
             }
         }
@@ -140,9 +141,12 @@ impl Checkpoint {
             let mut values = Vec::with_capacity(store.spec(id).len());
             for part in &store.spec(id).parts {
                 match self.entries.get_key_value(part.name.as_str()) {
-                    None => problems.push(format!("  missing: {} {:?}{}", part.name, part.shape, self.hint(&part.name))),
+                    None => {
+                        problems.push(format!("  missing: {} {:?}{}", part.name, part.shape, self.hint(&part.name)))
+                    }
                     Some((_, entry)) if entry.shape != part.shape => {
-                        problems.push(format!("  shape of {}: file {:?}, model {:?}", part.name, entry.shape, part.shape));
+                        problems
+                            .push(format!("  shape of {}: file {:?}, model {:?}", part.name, entry.shape, part.shape));
                     }
                     Some((name, _)) => {
                         used.insert(name, ());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use vila_autograd::ParamStore;
 use vila_engine::Backend;
 use vila_model::VilaConfig;
-use vila_model::weights::{RawTensor, f32_bytes, write_vila, write_safetensors};
+use vila_model::weights::{RawTensor, f32_bytes, write_safetensors, write_vila};
 
 use crate::optimizer::Optimizer;
 use crate::{Error, Result};
@@ -193,7 +193,10 @@ fn moments(backend: &dyn Backend, store: &ParamStore, optimizer: &Optimizer) -> 
         let values = backend.to_vec::<f32>(flat)?;
         for range in store.ranges() {
             let data = f32_bytes(&values[range.range.clone()]);
-            tensors.insert(format!("{kind}.{}", range.name), RawTensor { dtype: Dtype::F32, shape: range.shape.clone(), data });
+            tensors.insert(
+                format!("{kind}.{}", range.name),
+                RawTensor { dtype: Dtype::F32, shape: range.shape.clone(), data },
+            );
         }
     }
     Ok(tensors)
@@ -203,8 +206,9 @@ fn moments(backend: &dyn Backend, store: &ParamStore, optimizer: &Optimizer) -> 
 pub fn load_moments(dir: &Path, backend: &dyn Backend, store: &ParamStore, optimizer: &mut Optimizer) -> Result<()> {
     let path = dir.join("trainer/moments.safetensors");
     let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    let file = safetensors::SafeTensors::deserialize(&bytes)
-        .map_err(|error| Error::checkpoint(&path, format!("damaged: {error}; remove this checkpoint and resume from an older one")))?;
+    let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|error| {
+        Error::checkpoint(&path, format!("damaged: {error}; remove this checkpoint and resume from an older one"))
+    })?;
     for (kind, flat) in [("m", &optimizer.m), ("v", &optimizer.v)] {
         let mut values = vec![0.0f32; flat.cols()];
         for range in store.ranges() {

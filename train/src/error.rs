@@ -44,9 +44,6 @@ pub enum Error {
     /// Ingestion failed.
     #[error(transparent)]
     Ingest(#[from] crate::data::ingest::IngestError),
-    /// A tokenizer cannot be used.
-    #[error(transparent)]
-    Tokenizer(#[from] crate::data::tokens::TokenizerFileError),
     /// A shard cannot be used.
     #[error(transparent)]
     Shard(#[from] crate::data::shard::ShardError),

@@ -82,7 +82,8 @@ impl StageData {
         geometry: Geometry,
         processor: ImageProcessor,
     ) -> Result<Self> {
-        let shares: Vec<(u64, f64)> = sources.iter().map(|source| (source.trained(), stage.data[&source.name])).collect();
+        let shares: Vec<(u64, f64)> =
+            sources.iter().map(|source| (source.trained(), stage.data[&source.name])).collect();
         for source in &sources {
             check_source(stage, source, geometry)?;
         }
@@ -148,8 +149,7 @@ impl StageData {
             images.push(sample.images.iter().map(|&image| (pick.source, image)).collect());
         }
         let lengths: Vec<usize> = documents.iter().map(|document| self.length(document)).collect();
-        let mut step =
-            Step { batches: vec![], supervised: 0, tokens: 0, images: 0, picks: picks.to_vec() };
+        let mut step = Step { batches: vec![], supervised: 0, tokens: 0, images: 0, picks: picks.to_vec() };
         for bin in first_fit_decreasing(&lengths, self.capacity) {
             let members: Vec<Document> = bin.iter().map(|&i| std::mem::take(&mut documents[i])).collect();
             let wanted: Vec<ImageRef> = bin.iter().flat_map(|&i| images[i].iter().copied()).collect();

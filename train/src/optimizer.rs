@@ -46,7 +46,9 @@ impl Optimizer {
         for range in store.ranges() {
             match spans.last_mut() {
                 // The gap between two tensors is padding: zeros, which an update leaves zeros.
-                Some(span) if span.decay == range.decay && span.group == range.group => span.range.end = range.range.end,
+                Some(span) if span.decay == range.decay && span.group == range.group => {
+                    span.range.end = range.range.end
+                }
                 _ => spans.push(Span { range: range.range.clone(), decay: range.decay, group: range.group }),
             }
         }

@@ -96,7 +96,8 @@ fn write_world(options: &QuickstartOptions) -> Result<PathBuf> {
     };
     let corpus = options.out.join("corpus");
     let corpus_options = CorpusOptions { seed: options.seed, ..CorpusOptions::default() };
-    let (marker, identity) = (corpus.join("identity.json"), json!({"digits": hex(digits.fingerprint()), "options": corpus_options}));
+    let (marker, identity) =
+        (corpus.join("identity.json"), json!({"digits": hex(digits.fingerprint()), "options": corpus_options}));
     let identity = serde_json::to_string_pretty(&identity).unwrap_or_default() + "\n";
     match std::fs::read_to_string(&marker) {
         Ok(found) if found == identity => return Ok(corpus),

@@ -12,7 +12,9 @@ use vila_model::image::ImageProcessor;
 use vila_model::tokenizer::Tokenizer;
 use vila_model::{Vila, VilaModel};
 
-use crate::checkpoint::{Carried, Checkpoints, STATE_VERSION, StageReport, TrainerState, load_moments, load_state, step_name};
+use crate::checkpoint::{
+    Carried, Checkpoints, STATE_VERSION, StageReport, TrainerState, load_moments, load_state, step_name,
+};
 use crate::data::shard::ShardReader;
 use crate::loader::{Geometry, Source, StageData, Step};
 use crate::metrics::{MetricsFile, StepMetrics, WallMetrics};
@@ -124,7 +126,8 @@ impl Session {
         if let Some(from) = &recipe.model.from {
             return Self::load(from, backend, recipe);
         }
-        let file = recipe.model.tokenizer.as_ref().ok_or_else(|| Error::recipe(path, "`model.tokenizer` is missing"))?;
+        let file =
+            recipe.model.tokenizer.as_ref().ok_or_else(|| Error::recipe(path, "`model.tokenizer` is missing"))?;
         let tokenizer = Tokenizer::from_file(file)?;
         let ids = TokenIds { bos: tokenizer.bos(), eos: tokenizer.eos(), image: tokenizer.image_token() };
         let (config, processor) = recipe.random_model(path, tokenizer.vocab_size(), ids)?;
@@ -268,7 +271,9 @@ impl StageRunner<'_> {
                 let last = state.step == self.stage.steps;
                 let due = |every: u64| every > 0 && (state.step.is_multiple_of(every) || last);
                 let validation_loss = match &held_out {
-                    Some(held_out) if due(self.stage.validate_every) => Some(validate(backend, store, &model, held_out)?),
+                    Some(held_out) if due(self.stage.validate_every) => {
+                        Some(validate(backend, store, &model, held_out)?)
+                    }
                     _ => None,
                 };
                 let seconds = start.elapsed().as_secs_f64();

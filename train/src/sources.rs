@@ -19,7 +19,7 @@ pub fn open_source(out: &Path, name: &str, spec: &SourceSpec, tokenizer: &Tokeni
         Some(dir) => ShardReader::open(dir)?,
         None => {
             let mut options = ingest_options(name, spec, out)?;
-            let tokenizer = IngestTokenizer::new(tokenizer, tokenizer.path())?;
+            let tokenizer = IngestTokenizer::new(tokenizer.clone())?;
             let key = cache_key(&options, &tokenizer)?;
             options.out = out.join("shards").join(format!("{name}-{}", &key[..12]));
             if !options.out.exists() {

@@ -39,8 +39,8 @@ pub(super) struct StepArguments {
 }
 
 pub(super) fn run(BenchCommand::Step(arguments): BenchCommand) -> Result<Outcome, Failure> {
-    let config = preset(&arguments.preset)
-        .ok_or_else(|| format!("--preset {}: there are toy and small", arguments.preset))?;
+    let config =
+        preset(&arguments.preset).ok_or_else(|| format!("--preset {}: there are toy and small", arguments.preset))?;
     let backend = device(arguments.device.as_deref())?;
     let shape = StepShape { seq: arguments.seq, batch: arguments.batch, images: arguments.images };
     let times = bench_step(&backend, &config, shape, arguments.warmup, arguments.steps.max(1))?;

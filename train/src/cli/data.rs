@@ -1,7 +1,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use vila_model::tokenizer::Tokenizer;
 
 use super::{Failure, Outcome, print, print_json};
 use crate::data::IngestTokenizer;
@@ -125,7 +124,6 @@ fn run_ingest(arguments: IngestArguments) -> Result<(), Failure> {
         on_error,
         ..IngestOptions::new(format, arguments.input, arguments.out)
     };
-    let tokenizer = Tokenizer::from_file(&arguments.tokenizer)?;
-    let report = ingest(&options, &IngestTokenizer::new(&tokenizer, &arguments.tokenizer)?)?;
+    let report = ingest(&options, &IngestTokenizer::from_file(&arguments.tokenizer)?)?;
     if arguments.json { print_json(&ingest_json(&report)) } else { print(&ingest_text(&report)) }
 }

@@ -104,7 +104,12 @@ fn text(facts: &Value) -> String {
         Some(problems) => text += &format!("weights     do not fit the configuration:\n{problems}\n"),
     }
     for tensor in facts["list"].as_array().into_iter().flatten() {
-        text += &format!("{:<70} {:<6} {}\n", tensor[0].as_str().unwrap_or_default(), tensor[1].as_str().unwrap_or_default(), tensor[2]);
+        text += &format!(
+            "{:<70} {:<6} {}\n",
+            tensor[0].as_str().unwrap_or_default(),
+            tensor[1].as_str().unwrap_or_default(),
+            tensor[2]
+        );
     }
     text
 }

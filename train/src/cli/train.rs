@@ -122,7 +122,11 @@ pub(super) fn quickstart(arguments: QuickstartArguments) -> Result<Outcome, Fail
         eprintln!("stopped after saving {}; the same command continues", result.checkpoint.display());
         return Ok(Outcome::Stopped(signal));
     }
-    if arguments.json { print_json(&result.summary)? } else { print(&table(&result))? }
+    if arguments.json {
+        print_json(&result.summary)?
+    } else {
+        print(&table(&result))?
+    }
     Ok(Outcome::Done)
 }
 

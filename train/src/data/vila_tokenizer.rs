@@ -2,26 +2,42 @@ use std::path::Path;
 
 use vila_model::tokenizer::Tokenizer;
 
-use super::tokens::{Span, Tokenize, TokenizeError, TokenizerFileError};
+use super::tokens::{Span, Tokenize, TokenizeError};
 
 /// A model's tokenizer as ingestion sees it: one that can end documents.
-pub struct IngestTokenizer<'a> {
-    inner: &'a Tokenizer,
+pub struct IngestTokenizer {
+    inner: Tokenizer,
     eos: u32,
 }
 
-impl<'a> IngestTokenizer<'a> {
-    /// Wraps a tokenizer; `path` names it in the error.
+impl IngestTokenizer {
+    /// Wraps a tokenizer.
     ///
     /// # Errors
     /// The vocabulary has no end-of-sequence token.
-    pub fn new(inner: &'a Tokenizer, path: &Path) -> Result<Self, TokenizerFileError> {
-        let eos = inner.eos().ok_or_else(|| TokenizerFileError::NoEos { path: path.to_owned() })?;
+    pub fn new(inner: Tokenizer) -> Result<Self, vila_model::Error> {
+        let eos = inner.eos().ok_or_else(|| vila_model::Error::Format {
+            path: inner.path().to_owned(),
+            problem: "the vocabulary has no `</s>`; add it as a special token".into(),
+        })?;
         Ok(IngestTokenizer { inner, eos })
+    }
+
+    /// The wrapped tokenizer.
+    pub fn inner(&self) -> &Tokenizer {
+        &self.inner
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// The file is missing, is not a tokenizer, or has no `</s>`.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, vila_model::Error> {
+        Self::new(Tokenizer::from_file(path.as_ref())?)
     }
 }
 
-impl Tokenize for IngestTokenizer<'_> {
+impl Tokenize for IngestTokenizer {
     fn bos(&self) -> Option<u32> {
         self.inner.bos()
     }

@@ -377,8 +377,14 @@ impl Recipe {
             for (name, weight) in &stage.data {
                 let known: Vec<&str> = self.sources.keys().map(String::as_str).collect();
                 let hint = overrides::nearest(name, &known);
-                ensure(known.contains(&name.as_str()), at("data") + &format!(" names the unknown source `{name}`{hint}"))?;
-                ensure(*weight > 0.0 && weight.is_finite(), at("data") + &format!(": the share of `{name}` must be positive"))?;
+                ensure(
+                    known.contains(&name.as_str()),
+                    at("data") + &format!(" names the unknown source `{name}`{hint}"),
+                )?;
+                ensure(
+                    *weight > 0.0 && weight.is_finite(),
+                    at("data") + &format!(": the share of `{name}` must be positive"),
+                )?;
             }
         }
         Ok(())
@@ -455,7 +461,10 @@ impl Recipe {
             image_token: ids.image,
         };
         if config.vision.blocks_used().is_none() {
-            return Err(Error::recipe(path, format!("`model.vision.select_layer` {} names no state", vision.select_layer)));
+            return Err(Error::recipe(
+                path,
+                format!("`model.vision.select_layer` {} names no state", vision.select_layer),
+            ));
         }
         Ok((config, self.processor(path, family, vision.image_size)?))
     }

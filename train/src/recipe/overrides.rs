@@ -14,7 +14,8 @@ pub(super) fn apply(table: &mut Table, set: &str) -> Result<(), String> {
             Value::Table(table) => table,
             Value::Array(items) => {
                 let name = parts.next().unwrap_or(last);
-                let known: Vec<String> = items.iter().filter_map(|item| Some(item.get("name")?.as_str()?.into())).collect();
+                let known: Vec<String> =
+                    items.iter().filter_map(|item| Some(item.get("name")?.as_str()?.into())).collect();
                 let item = items.iter_mut().find(|item| item.get("name").and_then(Value::as_str) == Some(name));
                 let item = item.and_then(Value::as_table_mut);
                 item.ok_or_else(|| format!("--set {set}: no {part} is named {name}; there are {}", known.join(", ")))?

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::ingest::IngestReport;
 use super::shard::{ShardError, ShardReader};
-use super::tokens::{TokenizeError, TokenizerFileError};
 
 pub use info::{info, info_text};
 pub use show::{Shown, show};
@@ -29,14 +28,14 @@ pub enum DataError {
     Shard(#[from] ShardError),
     /// The tokenizer stored in the shard is at fault.
     #[error(transparent)]
-    Tokenizer(#[from] TokenizerFileError),
+    Tokenizer(vila_model::Error),
     /// The tokenizer cannot decode what the shard holds.
     #[error("{}: tokens cannot be shown as text: {source}; run `vila data verify` on the shard", dir.display())]
     Decode {
         /// The shard.
         dir: PathBuf,
         /// What the tokenizer said.
-        source: TokenizeError,
+        source: vila_model::Error,
     },
     /// The page could not be written.
     #[error("{}: cannot write the page: {source}; choose another file with --html", path.display())]

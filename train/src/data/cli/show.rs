@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use vila_model::tokenizer::Tokenizer;
+
 use super::super::shard::{ImageId, SampleView, ShardReader};
-use super::super::tokens::{IMAGE_PLACEHOLDER, JsonTokenizer};
+use super::super::tokens::IMAGE_PLACEHOLDER;
 use super::{DataError, html};
 
 /// Some documents of a shard, ready to be looked at.
@@ -32,7 +34,10 @@ pub(super) enum Piece {
 pub fn show(dir: &Path, count: usize, seed: u64, html: Option<&Path>) -> Result<Shown, DataError> {
     let reader = ShardReader::open(dir)?;
     let tokenizer = match reader.tokenizer_json()? {
-        Some(definition) => Some(JsonTokenizer::from_bytes(definition, &dir.join(super::super::shard::TOKENIZER))?),
+        Some(definition) => {
+            let path = dir.join(super::super::shard::TOKENIZER);
+            Some(Tokenizer::from_bytes(definition, &path).map_err(DataError::Tokenizer)?)
+        }
         None => None,
     };
     let mut documents = Vec::new();
@@ -88,10 +93,7 @@ fn choose(len: u64, count: usize, seed: u64) -> Vec<u64> {
 }
 
 /// Cuts a document where images stand and where learning begins or ends.
-fn pieces(
-    view: &SampleView<'_>,
-    tokenizer: Option<&JsonTokenizer>,
-) -> Result<Vec<Piece>, super::super::tokens::TokenizeError> {
+fn pieces(view: &SampleView<'_>, tokenizer: Option<&Tokenizer>) -> Result<Vec<Piece>, vila_model::Error> {
     let mut pieces = Vec::new();
     let mut images = view.images.iter();
     let mut words = Words { tokenizer, seen: Vec::new(), text: String::new() };
@@ -113,21 +115,21 @@ fn pieces(
 
 /// Decodes a document piece by piece, so that the pieces joined are the text of the whole.
 struct Words<'a> {
-    tokenizer: Option<&'a JsonTokenizer>,
+    tokenizer: Option<&'a Tokenizer>,
     seen: Vec<u32>,
     text: String,
 }
 
 impl Words<'_> {
-    fn next(&mut self, tokens: &[u32]) -> Result<String, super::super::tokens::TokenizeError> {
+    fn next(&mut self, tokens: &[u32]) -> Result<String, vila_model::Error> {
         let Some(tokenizer) = self.tokenizer else {
             return Ok(tokens.iter().map(|token| format!("{token} ")).collect());
         };
         self.seen.extend(tokens);
-        let text = tokenizer.decode(&self.seen)?;
+        let text = tokenizer.decode_all(&self.seen)?;
         let new = match text.strip_prefix(&self.text) {
             Some(new) => new.to_owned(),
-            None => tokenizer.decode(tokens)?,
+            None => tokenizer.decode_all(tokens)?,
         };
         self.text = text;
         Ok(new)
