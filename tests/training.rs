@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vila_autograd::{ParamStore, Tape};
 use vila_engine::philox::Stream;
@@ -166,19 +166,16 @@ fn a_stopped_or_killed_run_continues_bit_for_bit() {
     let dir = scratch("resume");
     let recipe = write_recipe(&dir);
     let run = |out: &Path| vila(&["train", text(&recipe), "--out", text(out)]);
-    let start = Instant::now();
     let (code, log) = run(&dir.join("whole"));
     assert_eq!(code, 0, "{log}");
-    let whole_time = start.elapsed();
     let wanted = outcome(&dir.join("whole"));
     let mut random = Stream::new(11, 0);
     let mut interrupted = 0;
     for (signal, code) in [("-TERM", Some(143)), ("-KILL", None)] {
         for attempt in 0..5 {
             let out = dir.join(format!("run{signal}{attempt}"));
-            let arguments = ["train", text(&recipe), "--out", text(&out)];
-            let mut child = command(&arguments).spawn().expect("child");
-            std::thread::sleep(Duration::from_secs_f64(whole_time.as_secs_f64() * (0.1 + 0.8 * random.uniform())));
+            let mut child = command(&["train", text(&recipe), "--out", text(&out)]).spawn().expect("child");
+            wait_for_steps(&out, 1 + random.below(100), &mut child);
             interrupt(&mut child, signal);
             let ended = child.wait_with_output().expect("child").status.code();
             interrupted += usize::from(ended != Some(0));
@@ -192,6 +189,14 @@ fn a_stopped_or_killed_run_continues_bit_for_bit() {
         }
     }
     assert!(interrupted >= 5, "only {interrupted} of 10 runs were still under way when the signal came");
+}
+
+/// Waits until a run has logged that many steps, or ended.
+fn wait_for_steps(out: &Path, steps: usize, child: &mut Child) {
+    let logged = || std::fs::read_to_string(out.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    while logged() < steps && child.try_wait().expect("wait").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A model with every part, random weights.
@@ -500,6 +505,21 @@ fn output_directory_of_another_run_is_refused() {
     assert!(before == outcome(&dir.join("run")), "the refused run touched the other's files");
     arguments.extend(["--set", "stage.text.lr=2e-3", "--restart"]);
     assert_eq!(vila(&arguments).0, 0);
+}
+
+#[test]
+fn a_stage_goes_on_with_the_data_it_began_with_only() {
+    let dir = scratch("data-changes");
+    let recipe = write_recipe(&dir);
+    let own = dir.join("text.jsonl");
+    std::fs::copy(world().join("text.jsonl"), &own).expect("copy");
+    let set = format!("sources.text={{ format = \"text\", input = [\"{}\"] }}", own.display());
+    // The run ends with an error inside the stage, after a checkpoint.
+    let broken = ["stage.text.lr=1e30", "stage.text.clip=0", "checkpoint.every=1"];
+    let sets = [set.as_str(), broken[0], broken[1], broken[2]];
+    expect_failure(&recipe, &sets, &["stopped before the update"]);
+    std::fs::write(&own, "{\"text\": \"one plus one is two .\"}\n").expect("change");
+    expect_failure(&recipe, &sets, &["began with other data", "--restart"]);
 }
 
 #[test]

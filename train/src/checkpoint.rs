@@ -29,6 +29,8 @@ pub struct TrainerState {
     pub global_step: u64,
     /// Adam updates applied in that stage.
     pub updates: u64,
+    /// Identity of the stage's shards, see [`crate::loader::StageData::fingerprint`].
+    pub data: String,
     /// What the stage has done so far.
     pub progress: StageReport,
     /// Stages that are done.

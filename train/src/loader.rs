@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 use vila_autograd::{ParamStore, Tape};
 use vila_engine::Backend;
 use vila_model::batch::expanded_len;
@@ -13,6 +14,7 @@ use vila_model::image::ImageProcessor;
 use vila_model::{Document, Images, PackedBatch, VilaModel};
 
 use crate::data::shard::{ImageId, ShardReader};
+use crate::data::tokens::hex;
 use crate::order::{MixtureOrder, Pick};
 use crate::packing::first_fit_decreasing;
 use crate::recipe::StageSpec;
@@ -106,6 +108,15 @@ impl StageData {
         }
         self.images.bank = Some(bank);
         Ok(())
+    }
+
+    /// SHA-256 over the names, lengths and hashes of the shards behind the stage, in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for source in &self.sources {
+            hash.update(format!("{} {} {:?}", source.name, source.hold_out, source.reader.manifest().files));
+        }
+        hex(&hash.finalize())
     }
 
     /// The data of step `index` of the stage.

@@ -50,7 +50,7 @@ pub struct RunReport {
 /// Everything that can be wrong with recipe, data, model or disk; [`Error::NotFinite`] before an update that would
 /// spoil the weights. What was saved before stays usable.
 pub fn train(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>, options: &RunOptions) -> Result<RunReport> {
-    let hash = recipe.hash();
+    let hash = recipe.hash().to_string();
     if options.restart {
         discard(&recipe.out)?;
     }
@@ -79,6 +79,7 @@ pub fn train(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>, options: &
         step: 0,
         global_step: 0,
         updates: 0,
+        data: String::new(),
         progress: StageReport::default(),
         finished: Vec::new(),
     });
@@ -240,6 +241,7 @@ impl StageRunner<'_> {
             data.fill_feature_bank(backend, &model, store)?;
         }
         let mut optimizer = Optimizer::new(backend, store)?;
+        self.check_data(&data, state)?;
         if let (true, Some(dir)) = (state.step > 0, resume_from) {
             load_moments(dir, backend, store, &mut optimizer)?;
             optimizer.updates = state.updates;
@@ -314,6 +316,22 @@ impl StageRunner<'_> {
             let signal = self.options.stop.load(Ordering::Relaxed);
             Ok((dir, (signal != 0 && state.stage < self.recipe.stage.len()).then_some(signal)))
         })
+    }
+
+    /// A stage that goes on must see the documents it began with.
+    fn check_data(&self, data: &StageData, state: &mut TrainerState) -> Result<()> {
+        let fingerprint = data.fingerprint();
+        if state.step > 0 && state.data != fingerprint {
+            return Err(Error::OutputDirectory {
+                path: self.recipe.out.clone(),
+                problem: format!(
+                    "stage {} began with other data than its sources hold now; restore them, or --restart",
+                    self.stage.name
+                ),
+            });
+        }
+        state.data = fingerprint;
+        Ok(())
     }
 
     /// Mean loss of the step's supervised tokens and the norm of its gradients.

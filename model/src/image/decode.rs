@@ -156,6 +156,8 @@ impl Decoding<'_> {
 }
 
 /// Drops alpha, repeats grey, and keeps the high byte of 16-bit samples.
+///
+/// For 16-bit grey this is not what Pillow does: its conversion saturates, so that almost every picture turns white.
 fn to_rgb8(decoded: DynamicImage) -> RgbImage {
     let high = |sample: u16| (sample >> 8) as u8;
     match decoded {

@@ -33,6 +33,9 @@ pub struct Recipe {
     /// When to save.
     #[serde(default)]
     pub checkpoint: CheckpointSpec,
+    /// See [`Recipe::hash`].
+    #[serde(skip)]
+    hash: String,
 }
 
 /// Where the model comes from.
@@ -328,6 +331,7 @@ impl Recipe {
             sets.iter().try_for_each(|set| overrides::apply(&mut table, set)).map_err(|e| Error::recipe(path, e))?;
             recipe = table.try_into().map_err(explain)?;
         }
+        recipe.hash = recipe.identity();
         recipe.resolve_paths(folder);
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
@@ -390,8 +394,12 @@ impl Recipe {
         Ok(())
     }
 
-    /// SHA-256 of everything that decides the run's results, in hexadecimal.
-    pub fn hash(&self) -> String {
+    /// SHA-256 of everything that decides the run's results, in hexadecimal; paths count as they are written.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    fn identity(&self) -> String {
         let mut recipe = self.clone();
         recipe.out = PathBuf::new();
         recipe.checkpoint = CheckpointSpec::default();

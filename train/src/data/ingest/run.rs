@@ -64,8 +64,8 @@ pub fn cache_key(options: &IngestOptions, tokenizer: &dyn Tokenize) -> Result<St
 /// Ingests corpora of one format into a new shard directory.
 ///
 /// # Errors
-/// The first record that cannot be used (unless such records are to be skipped), unreadable inputs, nothing usable at all, or a shard
-/// that cannot be written. On error no shard appears.
+/// The first record that cannot be used (unless such records are to be skipped), unreadable inputs, nothing usable at
+/// all, or a shard that cannot be written. On error no shard appears.
 pub fn ingest(options: &IngestOptions, tokenizer: &dyn Tokenize) -> Result<IngestReport, IngestError> {
     options.check()?;
     check_template_end(options.format, tokenizer)?;

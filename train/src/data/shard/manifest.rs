@@ -126,7 +126,7 @@ impl Manifest {
             Some(found) => return Err(ShardError::ForeignVersion { path, found }),
             None => return Err(fault("version", "is not a number".to_owned())),
         }
-        let sealed = content.as_object_mut().and_then(|fields| fields.remove(SEAL));
+        let sealed = content.as_object_mut().and_then(|fields| fields.shift_remove(SEAL));
         if sealed.as_ref().and_then(Value::as_str) != Some(seal_of(&content).as_str()) {
             return Err(fault(
                 SEAL,
