@@ -1,5 +1,6 @@
 //! One binary for all tests that cross crates.
 
+mod attacks;
 mod data;
 mod golden;
 mod gradients;

@@ -178,6 +178,16 @@ impl ParamStore {
         Ok(store)
     }
 
+    /// Allocates the parameters without initial values, to be [set](ParamStore::set) one by one.
+    pub fn unset(
+        backend: &dyn Backend,
+        specs: Vec<ParamSpec>,
+        dtype: DType,
+        trains: impl Fn(&ParamSpec) -> bool,
+    ) -> Result<Self> {
+        Self::layout(backend, specs, dtype, trains)
+    }
+
     fn layout(
         backend: &dyn Backend,
         specs: Vec<ParamSpec>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use vila_engine::ops::{GeluKind, HeadShape};
 
+use crate::image::GeometryMode;
 use crate::{Error, Result};
 
 /// A JSON object with its file, for messages.
@@ -53,7 +54,7 @@ impl Fields {
         let Some(value) = self.get(field) else { return Ok(default) };
         // Larger values are a damaged file, not a model; they would only overflow later.
         match value.as_u64() {
-            Some(value) if value > 0 && value < 1 << 32 => Ok(value as usize),
+            Some(value) if value > 0 && value < 1 << 24 => Ok(value as usize),
             _ => Err(self.error(field, format!("is {value}, expected a positive integer"))),
         }
     }
@@ -131,6 +132,9 @@ pub struct LlamaConfig {
 
 impl LlamaConfig {
     pub(crate) fn from_fields(fields: &Fields) -> Result<Self> {
+        if let Some(kind) = fields.text("model_type")?.filter(|kind| *kind != "llama") {
+            return Err(fields.error("model_type", format!("is {kind}, only llama decoders are implemented")));
+        }
         if let Some(act) = fields.text("hidden_act")?.filter(|act| *act != "silu") {
             return Err(fields.error("hidden_act", format!("is {act}, only silu is implemented")));
         }
@@ -164,14 +168,18 @@ impl LlamaConfig {
                 (rope.get("rope_theta").and_then(Value::as_f64), factor)
             }
         };
+        let rope_theta = theta.map_or_else(|| fields.number_or("rope_theta", 10_000.0), Ok)?;
+        if !(rope_theta > 0.0 && factor > 0.0) {
+            return Err(fields.error("rope_theta", "and the rope scaling factor must be positive"));
+        }
         Ok(LlamaConfig {
             vocab_size: size("vocab_size", 32_000)?,
             hidden_size: hidden,
             intermediate_size: size("intermediate_size", 11_008)?,
-            layers: size("num_hidden_layers", 32)?,
+            layers: layer_count(fields, 32)?,
             heads: HeadShape { heads, kv_heads, head_dim },
             rms_norm_eps: fields.number_or("rms_norm_eps", 1e-6)?,
-            rope_theta: theta.map_or_else(|| fields.number_or("rope_theta", 10_000.0), Ok)?,
+            rope_theta,
             rope_factor: factor,
             max_positions: size("max_position_embeddings", 2048)?,
             tied: fields.flag_or("tie_word_embeddings", false)?,
@@ -250,8 +258,18 @@ pub struct VisionConfig {
     pub eps: f64,
     /// Which hidden state is used: -2 is the output of the last block but one.
     pub select_layer: i64,
-    /// Whether the class token is dropped.
+    /// Whether the first row is dropped: the class token, or what stands in its place in a `llava-hf` SigLIP.
     pub drop_class: bool,
+}
+
+/// Number of blocks; a larger one is a damaged file.
+fn layer_count(fields: &Fields, default: usize) -> Result<usize> {
+    let layers = fields.size_or("num_hidden_layers", default)?;
+    if layers <= 1024 {
+        Ok(layers)
+    } else {
+        Err(fields.error("num_hidden_layers", format!("is {layers}, at most 1024")))
+    }
 }
 
 fn gelu_kind(fields: &Fields, field: &str, default: &str) -> Result<GeluKind> {
@@ -283,14 +301,14 @@ impl VisionConfig {
             family,
             hidden_size: size("hidden_size", 768)?,
             intermediate_size: size("intermediate_size", 3072)?,
-            layers: size("num_hidden_layers", 12)?,
+            layers: layer_count(fields, 12)?,
             heads: size("num_attention_heads", 12)?,
             image_size: size("image_size", 224)?,
             patch_size: size("patch_size", patch)?,
             act: gelu_kind(fields, "hidden_act", act)?,
             eps: fields.number_or("layer_norm_eps", eps)?,
             select_layer,
-            drop_class: drop_class && family == VisionFamily::Clip,
+            drop_class,
         };
         if fields.size_or("num_channels", 3)? != 3 {
             return Err(fields.error("num_channels", "must be 3"));
@@ -329,7 +347,7 @@ impl VisionConfig {
 
     /// Rows of features per image.
     pub fn tokens(&self) -> usize {
-        self.grid() * self.grid() + usize::from(self.has_class() && !self.drop_class)
+        self.grid() * self.grid() + usize::from(self.has_class()) - usize::from(self.drop_class)
     }
 
     /// `config.json` of the Hugging Face tower.
@@ -437,6 +455,8 @@ pub struct VilaConfig {
     pub projector: ProjectorConfig,
     /// Id that stands for an image in token sequences of this checkpoint, if it has one.
     pub image_token: Option<u32>,
+    /// How images become square, where the checkpoint overrides its image processor (`image_aspect_ratio`).
+    pub aspect: Option<GeometryMode>,
 }
 
 /// How a checkpoint directory is laid out.
@@ -459,7 +479,9 @@ impl VilaConfig {
             let generation = Fields::read(&generation)?;
             config.llm.bos = config.llm.bos.or(generation.token_id("bos_token_id"));
             let stops = generation.token_ids("eos_token_id");
-            config.llm.eos.extend(stops.iter().filter(|id| !config.llm.eos.contains(id)).copied().collect::<Vec<_>>());
+            if !stops.is_empty() {
+                config.llm.eos = stops;
+            }
         }
         Ok((config, layout))
     }
@@ -492,11 +514,20 @@ impl VilaConfig {
         let kind = ProjectorKind::parse(name).ok_or_else(|| {
             projector.error("mm_projector_type", format!("is {name}; implemented are {}", ProjectorKind::NAMES))
         })?;
+        let mut vision = VisionConfig::from_fields(&vision, select_layer, drop_class)?;
+        // `patch` on a tower without class token would drop a real patch (spec 1.3).
+        vision.drop_class &= vision.has_class();
         Ok(VilaConfig {
             llm: LlamaConfig::from_fields(&Fields::read(&dir.join("llm/config.json"))?)?,
-            vision: VisionConfig::from_fields(&vision, select_layer, drop_class)?,
+            vision,
             projector: ProjectorConfig { kind, bias: projector.flag_or("bias", true)? },
             image_token: root.token_id("image_token_id"),
+            aspect: match root.text("image_aspect_ratio")? {
+                None => None,
+                Some(name) => Some(name.parse().map_err(|_| {
+                    root.error("image_aspect_ratio", format!("is {name}; implemented are pad, square and resize"))
+                })?),
+            },
         })
     }
 
@@ -531,6 +562,7 @@ impl VilaConfig {
                 bias: root.flag_or("multimodal_projector_bias", true)?,
             },
             image_token: root.token_id("image_token_index").or(root.token_id("image_token_id")),
+            aspect: None,
         })
     }
 
@@ -557,6 +589,7 @@ impl VilaConfig {
             "mm_use_im_start_end": false,
             "mm_use_im_patch_token": false,
             "image_token_id": self.image_token,
+            "image_aspect_ratio": self.aspect.map(GeometryMode::name),
             "model_dtype": "torch.float32",
         })
     }

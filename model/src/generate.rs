@@ -40,9 +40,9 @@ pub enum FinishReason {
 /// What was made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// New tokens; the end token is left out.
+    /// New tokens, with the end token if the model ended the text, as in transformers.
     pub ids: Vec<u32>,
-    /// Their text.
+    /// Their text, without special tokens.
     pub text: String,
     /// Why it ended.
     pub finish: FinishReason,
@@ -83,11 +83,11 @@ pub fn generate_ids(vila: &Vila, tokens: Vec<u32>, pixels: Vec<f32>, options: &G
     let mut finish = FinishReason::Length;
     while ids.len() < limit {
         let token = choose(&last_logits(vila, &mut tape, &hidden)?, options, &mut random);
-        if vila.config.llm.eos.contains(&token) || vila.tokenizer.eos() == Some(token) {
+        ids.push(token);
+        if vila.stops_at(token) {
             finish = FinishReason::Stop;
             break;
         }
-        ids.push(token);
         if ids.len() < limit {
             let id = vila.backend().upload_u32(&[token])?;
             let embedded = tape.embedding(vila.model.llm.embed, &id)?;

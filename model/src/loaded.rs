@@ -56,6 +56,10 @@ impl Vila {
             config.image_token,
         );
         let processor = ImageProcessor::from_file(vision.join("preprocessor_config.json"))?;
+        let processor = match config.aspect {
+            Some(mode) => processor.with_mode(mode),
+            None => processor,
+        };
         if processor.size() != config.vision.image_size {
             return Err(crate::Error::Config {
                 path: vision.join("preprocessor_config.json"),
@@ -67,9 +71,15 @@ impl Vila {
                 ),
             });
         }
-        let checkpoint = Checkpoint::open(dir, layout)?;
-        let store = ParamStore::new(&*backend, VilaModel::specs(&config), dtype, 0, trains)?;
-        let extras = checkpoint.load(&*backend, &store)?;
+        let (checkpoint, specs) = (Checkpoint::open(dir, layout)?, VilaModel::specs(&config));
+        // Before anything is allocated: a configuration may claim any size.
+        checkpoint.check(&specs)?;
+        let store = ParamStore::unset(&*backend, specs, dtype, trains)?;
+        let mut extras = checkpoint.load(&*backend, &store)?;
+        if config.llm.tied {
+            // The head is the embedding; a stored copy would not follow it.
+            extras.remove("llm.lm_head.weight");
+        }
         let model = VilaModel::new(&*backend, &config, &store)?;
         Ok(Vila { dir: dir.to_path_buf(), layout, config, store, model, tokenizer, processor, extras, backend })
     }
@@ -77,6 +87,11 @@ impl Vila {
     /// The device.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
+    }
+
+    /// Whether a token ends the text.
+    pub(crate) fn stops_at(&self, token: u32) -> bool {
+        self.config.llm.eos.contains(&token) || (self.config.llm.eos.is_empty() && self.tokenizer.eos() == Some(token))
     }
 
     /// A tape for inference over the weights.

@@ -101,7 +101,8 @@ impl Projector {
             }
             Layers::Transformer { input, blocks } => {
                 let mut x = tape.linear(features, input.0, input.1)?;
-                let heads = (self.width / 128).max(1);
+                // Heads about 128 wide that divide the width.
+                let heads = (1..=(self.width / 128).max(1)).rev().find(|h| self.width.is_multiple_of(*h)).unwrap_or(1);
                 let shape = HeadShape { heads, kv_heads: heads, head_dim: self.width / heads };
                 let cu_seqlens = image_bounds(tape, x.tensor().rows() / self.tokens, self.tokens)?;
                 for block in blocks {
@@ -117,7 +118,7 @@ impl Projector {
         let images = features.tensor().rows() / self.tokens;
         let order = merge_order(self.grid, transposed);
         // A class token that was kept stands in front of the grid and is not merged.
-        let skip = self.tokens - self.grid * self.grid;
+        let skip = self.tokens.saturating_sub(self.grid * self.grid);
         let index: Vec<u32> = (0..images)
             .flat_map(|image| {
                 let first = (image * self.tokens + skip) as u32;

@@ -1,13 +1,13 @@
 //! Weights in safetensors files: names of the public layouts, reading and writing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use vila_autograd::{ParamId, ParamStore};
+use vila_autograd::{ParamPart, ParamSpec, ParamStore};
 use vila_engine::Backend;
 
 use crate::config::{Fields, Layout, VilaConfig};
@@ -109,7 +109,10 @@ impl Checkpoint {
                 dtype: view.dtype(),
                 shape: view.shape().to_vec(),
             };
-            self.entries.insert(rename(name), entry);
+            if let Some(other) = self.entries.insert(rename(name), entry) {
+                let problem = format!("holds {name}, which is the same tensor as {}; remove one", other.name);
+                return Err(Error::format(&path, problem));
+            }
         }
         self.files.push((path, map));
         Ok(())
@@ -129,44 +132,61 @@ impl Checkpoint {
         Ok(Some(RawTensor { dtype: view.dtype(), shape: view.shape().to_vec(), data: view.data().to_vec() }))
     }
 
-    /// Reads every parameter of a store; returns the tensors that the model does not use, by canonical name.
+    /// Compares names, shapes and types with what a model needs, without reading data.
     ///
     /// # Errors
-    /// [`Error::Weights`] lists all missing and misshapen tensors at once.
-    pub fn load(&self, backend: &dyn Backend, store: &ParamStore) -> Result<BTreeMap<String, RawTensor>> {
+    /// [`Error::Weights`] lists at once all that is missing or misshapen, and what the decoder or the projector has
+    /// beyond the model's parts, because ignoring it would compute something else.
+    pub fn check(&self, specs: &[ParamSpec]) -> Result<()> {
+        let parts: BTreeMap<&str, &ParamPart> =
+            specs.iter().flat_map(|spec| &spec.parts).map(|part| (part.name.as_str(), part)).collect();
         let mut problems = Vec::new();
-        let mut used: HashMap<&str, ()> = HashMap::new();
-        let mut ready: Vec<(ParamId, Vec<f32>)> = Vec::new();
+        for (name, part) in &parts {
+            match self.entries.get(*name) {
+                None => problems.push(format!("  missing: {name} {:?}{}", part.shape, self.hint(name))),
+                Some(entry) if entry.shape != part.shape => {
+                    problems.push(format!("  shape of {name}: file {:?}, model {:?}", entry.shape, part.shape));
+                }
+                Some(entry) if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
+                    problems.push(format!("  type of {name}: {:?}, only F32, F16 and BF16 are read", entry.dtype));
+                }
+                Some(_) => {}
+            }
+        }
+        let computed = |name: &str| name.starts_with("llm.model.layers.") || name.starts_with("mm_projector.");
+        let unknown = self.entries.keys().filter(|name| computed(name) && !parts.contains_key(name.as_str()));
+        problems.extend(
+            unknown
+                .filter(|name| !name.ends_with("rotary_emb.inv_freq"))
+                .map(|name| format!("  not in the model: {name}")),
+        );
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Weights { path: self.dir.clone(), problems: problems.join("\n") })
+    }
+
+    /// Reads every parameter of a store that [`Checkpoint::check`] accepts; returns the tensors that the model does not use, by canonical name.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] for a tensor that is missing or misshapen; unreadable files.
+    pub fn load(&self, backend: &dyn Backend, store: &ParamStore) -> Result<BTreeMap<String, RawTensor>> {
+        let mut used = BTreeSet::new();
         for id in store.ids() {
             let mut values = Vec::with_capacity(store.spec(id).len());
             for part in &store.spec(id).parts {
-                match self.entries.get_key_value(part.name.as_str()) {
-                    None => {
-                        problems.push(format!("  missing: {} {:?}{}", part.name, part.shape, self.hint(&part.name)))
-                    }
-                    Some((_, entry)) if entry.shape != part.shape => {
-                        problems
-                            .push(format!("  shape of {}: file {:?}, model {:?}", part.name, entry.shape, part.shape));
-                    }
-                    Some((name, _)) => {
-                        used.insert(name, ());
-                        match self.raw(name)?.as_ref().map(to_f32) {
-                            Some(Some(part_values)) => values.extend(part_values),
-                            _ => problems.push(format!("  type of {name}: only F32, F16 and BF16 are read")),
-                        }
-                    }
-                }
+                let raw = self.raw(&part.name)?.filter(|raw| raw.shape == part.shape);
+                let part_values = raw.as_ref().and_then(to_f32).ok_or_else(|| Error::Weights {
+                    path: self.dir.clone(),
+                    problems: format!("  unusable: {}", part.name),
+                })?;
+                values.extend(part_values);
+                used.insert(part.name.as_str());
             }
-            ready.push((id, values));
-        }
-        if !problems.is_empty() {
-            return Err(Error::Weights { path: self.dir.clone(), problems: problems.join("\n") });
-        }
-        for (id, values) in ready {
             store.set(backend, id, &values)?;
         }
         let mut extras = BTreeMap::new();
-        for name in self.entries.keys().filter(|name| !used.contains_key(name.as_str())) {
+        for name in self.entries.keys().filter(|name| !used.contains(name.as_str())) {
             if let Some(raw) = self.raw(name)? {
                 extras.insert(name.clone(), raw);
             }

@@ -97,7 +97,7 @@ def main(name, out):
         made = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
                               max_new_tokens=count, pad_token_id=0, **given(px))
         new = made[0, len(prompt_ids):].tolist()
-        return new[:new.index(2)] if 2 in new else new
+        return new
 
     first = 0
     for (t, names), row in zip(TEXTS, ids):

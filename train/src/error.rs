@@ -38,6 +38,9 @@ pub enum Error {
     /// A document cannot be trained on.
     #[error("{0}")]
     Data(String),
+    /// A signal of this number asked to stop where nothing is to be saved.
+    #[error("stopped by signal {0}")]
+    Interrupted(usize),
     /// Loss or gradients are not finite.
     #[error("{0}")]
     NotFinite(String),

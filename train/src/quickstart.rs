@@ -67,7 +67,7 @@ pub fn quickstart(options: &QuickstartOptions, backend: Arc<dyn Backend>) -> Res
         let (summary, stopped_by) = (Value::Null, report.stopped_by);
         return Ok(Quickstart { summary, summary_path, samples: vec![], checkpoint: report.checkpoint, stopped_by });
     }
-    let (mut summary, samples) = evaluate(&options.out, &corpus.join("eval"), &backend)?;
+    let (mut summary, samples) = evaluate(options, &corpus.join("eval"), &backend)?;
     summary["stages"] = report.stages.iter().map(stage_json).collect();
     summary["seed"] = json!(options.seed);
     summary["checkpoint"] = json!(report.checkpoint);
@@ -108,6 +108,11 @@ fn write_world(options: &QuickstartOptions) -> Result<PathBuf> {
         _ => {}
     }
     std::fs::create_dir_all(&corpus).map_err(Error::io(&corpus))?;
+    // A mixed corpus must not pass for the old one, nor an old run for one on the new corpus.
+    if marker.exists() {
+        crate::run::discard(&options.out)?;
+        std::fs::remove_file(&marker).map_err(Error::io(&marker))?;
+    }
     let report = write_corpus(&digits, &corpus_options, &corpus)?;
     train_tokenizer(&report.text_files, corpus.join("tokenizer.json"))?;
     // Last, so that an interrupted writing starts again.
@@ -116,11 +121,14 @@ fn write_world(options: &QuickstartOptions) -> Result<PathBuf> {
 }
 
 /// Answers every question file from the checkpoints that the stages left.
-fn evaluate(out: &Path, questions: &Path, backend: &Arc<dyn Backend>) -> Result<(Value, Vec<Answer>)> {
-    let load = |stage: &str| Vila::load(&out.join("checkpoints").join(stage), Arc::clone(backend));
+fn evaluate(options: &QuickstartOptions, questions: &Path, backend: &Arc<dyn Backend>) -> Result<(Value, Vec<Answer>)> {
+    let load = |stage: &str| Vila::load(&options.out.join("checkpoints").join(stage), Arc::clone(backend));
     let template = Template::named(TEMPLATE).map_err(|error| Error::Data(error.to_string()))?;
     let read = |task: &str| read_questions(&questions.join(format!("{task}.jsonl")));
-    let answers = |vila: &Vila, task: &str| answer(vila, template, &read(task)?);
+    let answers = |vila: &Vila, task: &str| {
+        options.run.check_stop()?;
+        answer(vila, template, &read(task)?)
+    };
     let text = accuracy(&answers(&load("text")?, "text_arithmetic")?);
     let pretrained = load("pretrain")?;
     let vila = load("sft")?;

@@ -33,6 +33,16 @@ pub struct RunOptions {
     pub stop: Arc<AtomicUsize>,
 }
 
+impl RunOptions {
+    /// Fails with [`Error::Interrupted`] once a signal has come, where stopping loses nothing.
+    pub fn check_stop(&self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            signal => Err(Error::Interrupted(signal)),
+        }
+    }
+}
+
 /// What a run did.
 #[derive(Clone, Debug)]
 pub struct RunReport {
@@ -51,23 +61,18 @@ pub struct RunReport {
 /// spoil the weights. What was saved before stays usable.
 pub fn train(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>, options: &RunOptions) -> Result<RunReport> {
     let hash = recipe.hash().to_string();
+    std::fs::create_dir_all(&recipe.out).map_err(Error::io(&recipe.out))?;
+    let _lock = lock(&recipe.out)?;
     if options.restart {
+        // What cannot run must not cost the old run its files.
+        let session = Session::start(recipe, path, Arc::clone(&backend))?;
+        stage_data(recipe, 0, &session)?;
         discard(&recipe.out)?;
     }
-    std::fs::create_dir_all(&recipe.out).map_err(Error::io(&recipe.out))?;
     let checkpoints = Checkpoints::open(&recipe.out, recipe.checkpoint.keep)?;
     let latest = checkpoints.latest()?;
     let resumed = latest.as_deref().map(load_state).transpose()?;
-    if let Some(state) = resumed.as_ref().filter(|state| state.recipe_hash != hash) {
-        return Err(Error::OutputDirectory {
-            path: recipe.out.clone(),
-            problem: format!(
-                "holds a run of another recipe (hash {}, this one is {}); choose another `out`, or --restart to discard it",
-                &state.recipe_hash[..state.recipe_hash.len().min(12)],
-                &hash[..12]
-            ),
-        });
-    }
+    check_claim(&recipe.out, &hash, resumed.as_ref())?;
     let mut session = match &latest {
         Some(dir) => Session::load(dir, backend, recipe)?,
         None => Session::start(recipe, path, backend)?,
@@ -96,9 +101,47 @@ pub fn train(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>, options: &
     Ok(RunReport { stages: state.finished, checkpoint, stopped_by: None })
 }
 
+/// A directory belongs to the recipe that made its first step there.
+fn check_claim(out: &Path, hash: &str, resumed: Option<&TrainerState>) -> Result<()> {
+    let path = out.join(CLAIM);
+    let claimed = match std::fs::read_to_string(&path) {
+        Ok(owner) => Some(owner.trim().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Error::io(&path)(error)),
+    };
+    match resumed.map(|state| state.recipe_hash.clone()).or(claimed) {
+        Some(owner) if owner != hash => Err(Error::OutputDirectory {
+            path: out.to_path_buf(),
+            problem: format!(
+                "holds a run of another recipe (hash {}, this one is {}); choose another `out`, or --restart to discard it",
+                owner.get(..12).unwrap_or(&owner),
+                hash.get(..12).unwrap_or(hash)
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Holds the hash of the recipe that a directory belongs to.
+const CLAIM: &str = "recipe.hash";
+
+/// Keeps other processes out of a run's directory until it is dropped.
+fn lock(out: &Path) -> Result<std::fs::File> {
+    let path = out.join(".lock");
+    let file = std::fs::File::create(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::OutputDirectory {
+            path: out.to_path_buf(),
+            problem: "another process is running there; wait for it, or choose another `out`".into(),
+        }),
+        Err(std::fs::TryLockError::Error(error)) => Err(Error::io(&path)(error)),
+    }
+}
+
 /// Removes a run's files, and nothing else, from its output directory.
-fn discard(out: &Path) -> Result<()> {
-    for name in ["checkpoints", "latest", "metrics.jsonl"] {
+pub(crate) fn discard(out: &Path) -> Result<()> {
+    for name in ["latest", CLAIM, "metrics.jsonl", "checkpoints"] {
         let path = out.join(name);
         let removed = if path.is_dir() && !path.is_symlink() {
             std::fs::remove_dir_all(&path)
@@ -296,6 +339,10 @@ impl StageRunner<'_> {
                 };
                 let speed = step.tokens as f64 / seconds;
                 let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+                if state.global_step == 1 {
+                    let path = self.recipe.out.join(CLAIM);
+                    std::fs::write(&path, format!("{}\n", self.recipe.hash())).map_err(Error::io(&path))?;
+                }
                 metrics.write(&line, &WallMetrics { seconds, waited, tokens_per_second: speed, time })?;
                 progress.show(state.step, state.progress.last_loss, speed);
                 if last {

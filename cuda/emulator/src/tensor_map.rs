@@ -90,7 +90,7 @@ pub struct TensorMap {
     pub strides: Vec<u64>,
     /// Elements of a box in each dimension, at most 256.
     pub box_dims: Vec<u32>,
-    /// Step between elements of a box in each dimension, 1 to 8.
+    /// Step between elements of a box in each dimension, 1 to 8; the first is ignored, as by the driver.
     pub element_strides: Vec<u32>,
     /// Permutation in shared memory.
     pub swizzle: Swizzle,
@@ -174,7 +174,18 @@ impl TensorMap {
 
     /// Bytes that one copy writes to shared memory.
     pub fn box_bytes(&self) -> usize {
-        self.box_dims.iter().map(|b| *b as usize).product::<usize>() * self.element.bytes() as usize
+        (0..self.dims.len()).map(|d| self.count(d)).product::<usize>() * self.element.bytes() as usize
+    }
+
+    /// Elements that a copy moves in a dimension.
+    pub(crate) fn count(&self, d: usize) -> usize {
+        let box_dim = self.box_dims.get(d).copied().unwrap_or(1);
+        box_dim.div_ceil(self.step(d)) as usize
+    }
+
+    /// Step between elements; the innermost one is ignored, as the driver says.
+    pub(crate) fn step(&self, d: usize) -> u32 {
+        if d == 0 { 1 } else { self.element_strides.get(d).copied().unwrap_or(1).max(1) }
     }
 
     /// The 128 bytes that a kernel gets; only this crate understands them.

@@ -1,5 +1,8 @@
 //! Every scalar instruction on edge values against a plain definition that is written independently of the machine.
 
+mod common;
+
+use common::Rng;
 use ptx_emulator::{Memory, Module};
 
 /// Runs one instruction on triples of values, 64-bit patterns in and out. `types` are result and sources.
@@ -14,6 +17,8 @@ fn run(op: &str, types: &[&str], extra: &str, values: &[[u64; 3]]) -> Vec<u64> {
         operands.push(format!("%x{i}"));
     }
     let b = bits(types[0]);
+    // A sequence says itself what it reads.
+    let op_text = if op.ends_with(';') { op.to_string() } else { format!("{op} {}{extra};", operands.join(", ")) };
     let out = if b == 64 { "mov.b64 %t, %y".to_string() } else { format!("cvt.u64.u{b} %t, %y") };
     let text = format!(
         ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 a, .param .u64 b, .param .u32 n) {{\n\
@@ -22,8 +27,7 @@ fn run(op: &str, types: &[&str], extra: &str, values: &[[u64; 3]]) -> Vec<u64> {
          mov.u32 %tid, %tid.x; mov.u32 %blk, %ctaid.x; mad.lo.u32 %tid, %blk, 128, %tid;\n\
          setp.ge.u32 %p, %tid, %n;\n@%p ret;\n\
          mul.wide.u32 %i, %tid, 24; add.u64 %in, %in, %i; mul.wide.u32 %o, %tid, 8; add.u64 %out, %out, %o;\n\
-         {body}  {op} {}{extra};\n  {out};\n  st.global.u64 [%out], %t;\n  ret;\n}}\n",
-        operands.join(", ")
+         {body}  {op_text}\n  {out};\n  st.global.u64 [%out], %t;\n  ret;\n}}\n"
     );
     let module = Module::from_ptx(&text).unwrap_or_else(|e| panic!("{op}: {e}\n{text}"));
     let memory = Memory::new();
@@ -669,6 +673,567 @@ fn half_arithmetic() {
         if name == "f16" {
             // Every f16 product and sum is exact in double precision.
             check("fma.rn.f16x2", &["b32"; 4], "", &pairs, |v| two(&|x, y, z| x * y + z, v));
+        }
+    }
+}
+
+/// Edge values and as many random ones.
+fn mixed(edge: &[u64], seed: u64) -> Vec<[u64; 3]> {
+    let mut rng = Rng(seed);
+    let mut v = triples(edge, edge);
+    v.extend((0..v.len()).map(|_| [rng.bits(), rng.bits(), rng.bits()]));
+    v
+}
+
+fn signed_byte(x: u64, signed: bool) -> i64 {
+    if signed { i64::from(x as u8 as i8) } else { i64::from(x as u8) }
+}
+
+#[test]
+fn dot_products() {
+    let mut values = mixed(INTEGERS, 21);
+    values.extend([0x8080_8080, 0x7f7f_7f7f, 0xffff_ffff, 0x8000_8000, 0x7fff_8001].map(|x| [x, x ^ 0x0f, x]));
+    for (ta, sa) in [("u32", false), ("s32", true)] {
+        for (tb, sb) in [("u32", false), ("s32", true)] {
+            check(&format!("dp4a.{ta}.{tb}"), &["b32"; 4], "", &values, |[a, b, c]| {
+                let sum: i64 = (0..4).map(|i| signed_byte(a >> (8 * i), sa) * signed_byte(b >> (8 * i), sb)).sum();
+                u64::from((sum + i64::from(c as u32)) as u32)
+            });
+            for (half, from) in [("lo", 0), ("hi", 16)] {
+                check(&format!("dp2a.{half}.{ta}.{tb}"), &["b32"; 4], "", &values, |[a, b, c]| {
+                    let word = |x: u64| if sa { i64::from(x as u16 as i16) } else { i64::from(x as u16) };
+                    let sum = word(a) * signed_byte(b >> from, sb) + word(a >> 16) * signed_byte(b >> (from + 8), sb);
+                    u64::from((sum + i64::from(c as u32)) as u32)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn bit_searches_and_masks() {
+    // The n-th set bit at or above a position, or at or below it.
+    let mut values = Vec::new();
+    let mut rng = Rng(22);
+    for mask in [0, 1, 0x8000_0000, 0xffff_ffff, 0x8000_0001, 0x5555_5555, 0x00ff_ff00, rng.bits(), rng.bits()] {
+        for base in [0, 1, 7, 8, 15, 30, 31] {
+            for offset in
+                [0i64, 1, -1, 2, -2, 5, -5, 16, -16, 31, 32, -32, 33, i64::from(i32::MAX), i64::from(i32::MIN)]
+            {
+                values.push([mask, base, offset as u64]);
+            }
+        }
+    }
+    check("fns.b32", &["b32"; 4], "", &values, |[mask, base, offset]| {
+        let set: Vec<u64> = (0..32).filter(|i| mask >> i & 1 == 1).collect();
+        let offset = i64::from(offset as i32);
+        let found = match offset {
+            0 => set.iter().copied().find(|i| *i == base),
+            1.. => set.iter().copied().filter(|i| *i >= base).nth(offset as usize - 1),
+            _ => set.iter().rev().copied().filter(|i| *i <= base).nth(offset.unsigned_abs() as usize - 1),
+        };
+        found.unwrap_or(0xffff_ffff)
+    });
+    let values = mixed(INTEGERS, 23);
+    for wrap in [false, true] {
+        let mode = if wrap { "wrap" } else { "clamp" };
+        for signed in [false, true] {
+            let name = format!("szext.{mode}.{}32", if signed { 's' } else { 'u' });
+            check(&name, &["b32"; 3], "", &values, |[a, n, _]| {
+                let n = n & 0xffff_ffff;
+                let n = if wrap { n % 32 } else { n.min(32) };
+                (0..32).fold(0, |r, i| {
+                    let bit = if i < n {
+                        a >> i & 1
+                    } else if signed && n > 0 {
+                        a >> (n - 1) & 1
+                    } else {
+                        0
+                    };
+                    r | bit << i
+                })
+            });
+        }
+        check(&format!("bmsk.{mode}.b32"), &["b32"; 3], "", &values, |[a, n, _]| {
+            let (a, n) = (a & 0xffff_ffff, n & 0xffff_ffff);
+            let (a, n) = if wrap { (a % 32, n % 32) } else { (a, n) };
+            (0..32).filter(|i| *i >= a && i - a < n).fold(0, |r, i| r | 1 << i)
+        });
+    }
+    for bits in [32u32, 64] {
+        for signed in [false, true] {
+            for shift in [false, true] {
+                let t = format!("{}{bits}", if signed { 's' } else { 'u' });
+                let name = format!("bfind{}.{t}", if shift { ".shiftamt" } else { "" });
+                check(&name, &["u32", &t], "", &values, |[a, ..]| {
+                    // The highest bit that differs from the sign, or is set in an unsigned number.
+                    let fill = if signed { a >> (bits - 1) & 1 } else { 0 };
+                    match (0..bits).rev().find(|i| a >> i & 1 != fill) {
+                        None => 0xffff_ffff,
+                        Some(i) => u64::from(if shift { bits - 1 - i } else { i }),
+                    }
+                });
+            }
+        }
+        let b = format!("b{bits}");
+        check(&format!("popc.{b}"), &["u32", &b], "", &values, |[a, ..]| (0..bits).map(|i| a >> i & 1).sum());
+        check(&format!("clz.{b}"), &["u32", &b], "", &values, |[a, ..]| {
+            (0..bits).rev().take_while(|i| a >> i & 1 == 0).count() as u64
+        });
+        check(&format!("brev.{b}"), &[&b, &b], "", &values, |[a, ..]| (0..bits).fold(0, |r, i| r << 1 | a >> i & 1));
+    }
+}
+
+#[test]
+fn byte_permutations() {
+    // The manual's table: source bytes of the result from the highest, for selectors 0 to 3.
+    let tables: [(&str, [[u64; 4]; 4]); 6] = [
+        ("f4e", [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]]),
+        ("b4e", [[5, 6, 7, 0], [6, 7, 0, 1], [7, 0, 1, 2], [0, 1, 2, 3]]),
+        ("rc8", [[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]]),
+        ("ecl", [[3, 2, 1, 0], [3, 2, 1, 1], [3, 2, 2, 2], [3, 3, 3, 3]]),
+        ("ecr", [[0, 0, 0, 0], [1, 1, 1, 0], [2, 2, 1, 0], [3, 2, 1, 0]]),
+        ("rc16", [[1, 0, 1, 0], [3, 2, 3, 2], [1, 0, 1, 0], [3, 2, 3, 2]]),
+    ];
+    let mut rng = Rng(24);
+    let values: Vec<[u64; 3]> =
+        (0..256).map(|i| [rng.bits(), rng.bits(), if i < 8 { i } else { rng.bits() }]).collect();
+    for (mode, table) in tables {
+        check(&format!("prmt.b32.{mode}"), &["b32"; 4], "", &values, |[a, b, c]| {
+            let byte = |i: u64| if i < 4 { a >> (8 * i) & 255 } else { b >> (8 * (i - 4)) & 255 };
+            table[(c & 3) as usize].iter().fold(0, |r, i| r << 8 | byte(*i))
+        });
+    }
+}
+
+#[test]
+fn classes_and_signs() {
+    let mut edge: Vec<u64> = FLOATS.iter().map(|x| u64::from(*x)).collect();
+    edge.extend([0x7f80_0001, 0xff80_0001, 0x7fff_ffff, 0x807f_ffff, 0x8080_0000]);
+    let singles = mixed(&edge, 25);
+    let doubles: Vec<[u64; 3]> = mixed(
+        &[
+            0,
+            1 << 63,
+            1,
+            0x000f_ffff_ffff_ffff,
+            0x0010_0000_0000_0000,
+            0x7fef_ffff_ffff_ffff,
+            0x7ff0_0000_0000_0000,
+            0xfff0_0000_0000_0000,
+            0x7ff0_0000_0000_0001,
+            0xfff8_0000_0000_0000,
+            0x3ff0_0000_0000_0000,
+        ],
+        26,
+    );
+    for (t, bits, mantissa, values) in [("f32", 32u32, 23u32, &singles), ("f64", 64, 52, &doubles)] {
+        let b = format!("b{bits}");
+        for class in ["finite", "infinite", "number", "notanumber", "normal", "subnormal"] {
+            let op = format!("testp.{class}.{t} %p, %x0; selp.b32 %y, 1, 0, %p;");
+            check(&op, &["b32", &b], "", values, |[x, ..]| {
+                let (e, m) = (x >> mantissa & ((1 << (bits - 1 - mantissa)) - 1), x & ((1 << mantissa) - 1));
+                let top = (1 << (bits - 1 - mantissa)) - 1;
+                u64::from(match class {
+                    "finite" => e != top,
+                    "infinite" => e == top && m == 0,
+                    "number" => e != top || m == 0,
+                    "notanumber" => e == top && m != 0,
+                    // The manual counts both zeros as normal.
+                    "normal" => e != top && (e != 0 || m == 0),
+                    _ => e == 0 && m != 0,
+                })
+            });
+        }
+        let sign = 1u64 << (bits - 1);
+        let mask = sign | (sign - 1);
+        check(&format!("copysign.{t}"), &[&b, &b, &b], "", values, |[x, y, _]| (x & sign) | (y & mask & !sign));
+    }
+}
+
+#[test]
+fn half_minimum_and_maximum() {
+    for (name, infinity, smallest) in [("f16", 0x7c00u64, 0x400u64), ("bf16", 0x7f80, 0x80)] {
+        let edge = [
+            0,
+            0x8000,
+            1,
+            0x8001,
+            smallest - 1,
+            smallest,
+            0x8000 | (smallest - 1),
+            0x3c00,
+            0xbc00,
+            0x3f80,
+            infinity - 1,
+            infinity,
+            infinity | 0x8000,
+            infinity + 1,
+            0x7fff,
+            0xffff,
+        ];
+        let values = mixed(&edge, 27);
+        for max in [false, true] {
+            for modifiers in ["", ".NaN", ".ftz", ".ftz.NaN", ".xorsign.abs", ".NaN.xorsign.abs"] {
+                if name == "bf16" && modifiers.contains("ftz") {
+                    continue;
+                }
+                let one = |x: u64, y: u64| -> u64 {
+                    let flush = |x: u64| {
+                        let x = x & 0xffff;
+                        if modifiers.contains("ftz") && x & 0x7fff < smallest { x & 0x8000 } else { x }
+                    };
+                    let (x, y) = (flush(x), flush(y));
+                    let abs = modifiers.contains("abs");
+                    let (p, q) = if abs { (x & 0x7fff, y & 0x7fff) } else { (x, y) };
+                    let nan = |v: u64| v & 0x7fff > infinity;
+                    // Signed magnitudes in order, with -0 below +0.
+                    let key = |v: u64| if v & 0x8000 != 0 { -1 - (v as i32 & 0x7fff) } else { v as i32 };
+                    let r = match (nan(p), nan(q)) {
+                        (true, true) => return 0x7fff,
+                        (true, false) | (false, true) if modifiers.contains("NaN") => return 0x7fff,
+                        (true, false) => q,
+                        (false, true) => p,
+                        _ if (key(p) > key(q)) == max => p,
+                        _ => q,
+                    };
+                    if abs { r | ((x ^ y) & 0x8000) } else { r }
+                };
+                let op = format!("{}{modifiers}.{name}", if max { "max" } else { "min" });
+                check(&op, &["b16"; 3], "", &values, |[x, y, _]| one(x, y));
+                let pairs: Vec<[u64; 3]> = values
+                    .iter()
+                    .map(|v| [(v[0] & 0xffff) << 16 | v[1] & 0xffff, (v[1] & 0xffff) << 16 | v[2] & 0xffff, 0])
+                    .collect();
+                check(&format!("{op}x2"), &["b32"; 3], "", &pairs, |[x, y, _]| one(x >> 16, y >> 16) << 16 | one(x, y));
+            }
+        }
+    }
+}
+
+#[test]
+fn carry_chains() {
+    let values = mixed(INTEGERS, 28);
+    let w = |x: u64| u128::from(x as u32);
+    let words = |[a, b, c]: [u64; 3]| (w(c) << 64 | w(b) << 32 | w(a), w(a) << 64 | w(c) << 32 | w(b));
+    for (op, subtract) in [("add", false), ("sub", true)] {
+        // Three words: (x2, x1, x0) and (x0, x2, x1).
+        for part in 0..3 {
+            let text = format!(
+                "{{ .reg .b32 %r<3>; {op}.cc.u32 %r0, %x0, %x1; {op}c.cc.u32 %r1, %x1, %x2; {op}c.u32 %r2, %x2, %x0; \
+                 mov.b32 %y, %r{part}; }} mov.b32 %y, %y;"
+            );
+            check(&text, &["b32"; 4], "", &values, |v| {
+                let (x, y) = words(v);
+                let r = if subtract { x.wrapping_sub(y) } else { x.wrapping_add(y) };
+                u64::from((r >> (32 * part)) as u32)
+            });
+        }
+        let text = format!("{op}.cc.s64 %y, %x0, %x1; {op}c.u64 %y, %x2, %x1;");
+        check(&text, &["b64"; 4], "", &values, |[a, b, c]| {
+            let (x, y) = (u128::from(c) << 64 | u128::from(a), u128::from(b) << 64 | u128::from(b));
+            ((if subtract { x.wrapping_sub(y) } else { x.wrapping_add(y) }) >> 64) as u64
+        });
+        // What the carry itself is.
+        let text = format!("{op}.cc.u32 %y, %x0, %x1; {op}c.u32 %y, 0, 0;");
+        check(&text, &["b32"; 3], "", &values, |[a, b, _]| match subtract {
+            true => u64::from(if w(a) < w(b) { u32::MAX } else { 0 }),
+            false => u64::from(w(a) + w(b) > 0xffff_ffff),
+        });
+    }
+    // A product and a sum of two words, with the carry out of the upper one.
+    for part in 0..3 {
+        let text = format!(
+            "mad.lo.cc.u32 %y, %x0, %x1, %x2; {}{}",
+            if part > 0 { "madc.hi.cc.u32 %y, %x0, %x1, %x0; " } else { "" },
+            if part > 1 { "addc.u32 %y, 0, 0;" } else { "" }
+        );
+        check(text.trim_end(), &["b32"; 4], "", &values, |[a, b, c]| {
+            let r = w(a) * w(b) + (w(a) << 32 | w(c));
+            u64::from((r >> (32 * part)) as u32)
+        });
+    }
+    check("mad.lo.cc.u64 %y, %x0, %x1, %x2; madc.hi.u64 %y, %x0, %x1, %x2;", &["b64"; 4], "", &values, |[a, b, c]| {
+        let p = u128::from(a) * u128::from(b);
+        let carry = u64::from((p as u64).overflowing_add(c).1);
+        ((p >> 64) as u64).wrapping_add(c).wrapping_add(carry)
+    });
+    check("mad.lo.cc.s32 %y, %x0, %x1, %x2; madc.hi.s32 %y, %x0, %x1, %x2;", &["b32"; 4], "", &values, |[a, b, c]| {
+        let p = i64::from(a as i32) * i64::from(b as i32);
+        let carry = u32::from((p as u32).overflowing_add(c as u32).1);
+        u64::from(((p >> 32) as u32).wrapping_add(c as u32).wrapping_add(carry))
+    });
+    check("mad.hi.sat.s32", &["s32"; 4], "", &values, |[a, b, c]| {
+        let hi = (i64::from(a as i32) * i64::from(b as i32)) >> 32;
+        u64::from((hi + i64::from(c as i32)).clamp(i32::MIN.into(), i32::MAX.into()) as u32)
+    });
+    for (signed, t) in [(false, "u32"), (true, "s32")] {
+        let v24 = |x: u64| if signed { ((x as i32) << 8 >> 8).into() } else { (x & 0xff_ffff) as i64 };
+        for (half, by) in [("lo", 0), ("hi", 16)] {
+            check(&format!("mul24.{half}.{t}"), &[t; 3], "", &values, |[a, b, _]| {
+                u64::from(((v24(a) * v24(b)) >> by) as u32)
+            });
+            check(&format!("mad24.{half}.{t}"), &[t; 4], "", &values, |[a, b, c]| {
+                u64::from((((v24(a) * v24(b)) >> by) as u32).wrapping_add(c as u32))
+            });
+        }
+    }
+}
+
+/// A float format: exponent and mantissa bits.
+type Shape = (u32, u32);
+
+/// Sign, integer and power of two of a finite number; `None` of a NaN or an infinity.
+fn parts(x: u64, (e, m): Shape) -> Option<(bool, u128, i32)> {
+    let (q, f) = ((x >> m & ((1 << e) - 1)) as i32, u128::from(x & ((1 << m) - 1)));
+    let bias = (1 << (e - 1)) - 1;
+    if q == (1 << e) - 1 {
+        return None;
+    }
+    let f = if q == 0 { f } else { f | 1 << m };
+    Some((x >> (e + m) & 1 == 1, f, q.max(1) - bias - m as i32))
+}
+
+/// Rounds `value * 2^exp` with integers only. Modes: n(earest even), a(way), z(ero), m(inus), p(lus).
+fn to_units(negative: bool, value: u128, shift: i32, mode: char) -> u128 {
+    if shift <= 0 {
+        return value << -shift;
+    }
+    let (whole, rest) = if shift > 126 { (0, value) } else { (value >> shift, value & ((1 << shift) - 1)) };
+    let half = if shift > 126 { u128::MAX } else { 1 << (shift - 1) };
+    let up = match mode {
+        'n' => rest > half || rest == half && whole & 1 == 1,
+        'a' => rest >= half,
+        'm' => negative && rest > 0,
+        'p' => !negative && rest > 0,
+        _ => false,
+    };
+    whole + u128::from(up)
+}
+
+fn round_to(negative: bool, value: u128, exp: i32, (e, m): Shape, mode: char) -> u64 {
+    let sign = u64::from(negative) << (e + m);
+    if value == 0 {
+        return sign;
+    }
+    let bias = (1i32 << (e - 1)) - 1;
+    let top = (value.ilog2() as i32 + exp).max(1 - bias);
+    let units = to_units(negative, value, top - m as i32 - exp, mode);
+    // A carry into the next power of two.
+    let (units, top) = if units >> (m + 1) != 0 { (units >> 1, top + 1) } else { (units, top) };
+    if top > bias {
+        let finite = mode == 'z' || mode == 'm' && !negative || mode == 'p' && negative;
+        return sign | ((((1 << e) - 1) << m) - u64::from(finite));
+    }
+    let exponent = if units >> m == 0 { 0 } else { (top + bias) as u64 };
+    sign | exponent << m | (units as u64 & ((1 << m) - 1))
+}
+
+/// Any float or infinity to another format; NaN is canonical.
+fn refloat(x: u64, from: Shape, to: Shape, mode: char) -> u64 {
+    let (e, m) = to;
+    match parts(x, from) {
+        Some((s, v, p)) => round_to(s, v, p, to, mode),
+        None if x & ((1 << from.1) - 1) == 0 => (x >> (from.0 + from.1) & 1) << (e + m) | ((1 << e) - 1) << m,
+        None => (1 << (e + m)) - 1,
+    }
+}
+
+const HALF: Shape = (5, 10);
+const BRAIN: Shape = (8, 7);
+const SINGLE: Shape = (8, 23);
+const DOUBLE: Shape = (11, 52);
+const MODES: [(&str, char); 4] = [("rn", 'n'), ("rz", 'z'), ("rm", 'm'), ("rp", 'p')];
+
+fn singles() -> Vec<[u64; 3]> {
+    let mut rng = Rng(29);
+    let mut v: Vec<[u64; 3]> = FLOATS.iter().map(|x| [u64::from(*x), 0, 0]).collect();
+    // Every exponent, with mantissas at and beside the ties of the small formats.
+    for exponent in 0..256u64 {
+        for mantissa in
+            [0, 1, 0x1000, 0x0fff, 0x1001, 0x3000, 0x8000, 0x7fff, 0x8001, 0x1_8000, 0x7f_ffff, rng.bits() & 0x7f_ffff]
+        {
+            v.push([exponent << 23 | mantissa | (rng.bits() & 1) << 31, 0, 0]);
+        }
+    }
+    v
+}
+
+fn wide_floats() -> Vec<[u64; 3]> {
+    let mut rng = Rng(30);
+    let mut v: Vec<[u64; 3]> = singles().iter().map(|x| [f64::from(f(x[0])).to_bits(), 0, 0]).collect();
+    let more: Vec<u64> = v.iter().flat_map(|x| [x[0] ^ 1, x[0] | 1 << 28, x[0].wrapping_add((1 << 28) + 1)]).collect();
+    v.extend(more.iter().map(|x| [*x, 0, 0]));
+    v.extend((0..2000).map(|_| [rng.bits(), 0, 0]));
+    v.extend([1, 1 << 63, 0x7fef_ffff_ffff_ffff, 0x0010_0000_0000_0000].map(|x| [x, 0, 0]));
+    v
+}
+
+#[test]
+fn float_conversions_in_every_rounding() {
+    let (singles, doubles) = (singles(), wide_floats());
+    for (name, mode) in MODES {
+        for (t, shape) in [("f16", HALF), ("bf16", BRAIN)] {
+            check(&format!("cvt.{name}.{t}.f32"), &["b16", "f32"], "", &singles, |[x, ..]| {
+                refloat(x, SINGLE, shape, mode)
+            });
+        }
+        check(&format!("cvt.{name}.f32.f64"), &["f32", "f64"], "", &doubles, |[x, ..]| {
+            refloat(x, DOUBLE, SINGLE, mode)
+        });
+        check(&format!("cvt.{name}.f16.f64"), &["b16", "f64"], "", &doubles, |[x, ..]| refloat(x, DOUBLE, HALF, mode));
+    }
+    for (name, mode) in [("rna", 'a'), ("rn", 'n'), ("rz", 'z')] {
+        let values: Vec<[u64; 3]> = singles.iter().copied().filter(|x| !f(x[0]).is_nan()).collect();
+        check(&format!("cvt.{name}.tf32.f32"), &["b32", "f32"], "", &values, |[x, ..]| {
+            refloat(x, SINGLE, (8, 10), mode) << 13
+        });
+        for [x, ..] in
+            run(&format!("cvt.{name}.tf32.f32"), &["b32", "f32"], "", &[[0x7fc0_0000, 0, 0], [0xffff_ffff, 0, 0]])
+                .iter()
+                .map(|x| [*x])
+        {
+            assert!(f(x).is_nan(), "{name}: {x:#x}");
+        }
+    }
+    // Saturation and .relu come before or after the rounding alike.
+    let unit = |x: u64| if f(x).is_nan() || f(x) <= 0.0 { 0 } else { u64::from(f(x).min(1.0).to_bits()) };
+    check("cvt.sat.f32.f32", &["f32"; 2], "", &singles, |[x, ..]| unit(x));
+    check("cvt.rn.sat.f16.f32", &["b16", "f32"], "", &singles, |[x, ..]| refloat(unit(x), SINGLE, HALF, 'n'));
+    check("cvt.rn.sat.f32.f64", &["f32", "f64"], "", &doubles, |[x, ..]| {
+        let d = f64::from_bits(x);
+        let d = if d.is_nan() || d <= 0.0 { 0.0 } else { d.min(1.0) };
+        refloat(d.to_bits(), DOUBLE, SINGLE, 'n')
+    });
+    for (t, shape) in [("f16", HALF), ("bf16", BRAIN)] {
+        check(&format!("cvt.rn.relu.{t}.f32"), &["b16", "f32"], "", &singles, |[x, ..]| {
+            if f(x) < 0.0 { 0 } else { refloat(x, SINGLE, shape, 'n') }
+        });
+        check(&format!("cvt.rz.{t}x2.f32"), &["b32", "f32", "f32"], "", &singles, |[x, y, _]| {
+            refloat(x, SINGLE, shape, 'z') << 16 | refloat(y, SINGLE, shape, 'z')
+        });
+    }
+    let flushed = |x: u64| if x & 0x7f80_0000 == 0 { x & 0x8000_0000 } else { x };
+    check("cvt.rn.ftz.f16.f32", &["b16", "f32"], "", &singles, |[x, ..]| refloat(flushed(x), SINGLE, HALF, 'n'));
+    for (r, mode) in [("rni", 'n'), ("rzi", 'z'), ("rmi", 'm'), ("rpi", 'p')] {
+        check(&format!("cvt.{r}.f64.f64"), &["f64"; 2], "", &doubles, |[x, ..]| match parts(x, DOUBLE) {
+            Some((s, v, p)) if p < 0 => round_to(s, to_units(s, v, -p, mode), 0, DOUBLE, 'n'),
+            _ if f64::from_bits(x).is_nan() => x,
+            _ => x,
+        });
+    }
+}
+
+#[test]
+fn conversions_between_floats_and_integers_in_every_rounding() {
+    let (singles, doubles) = (singles(), wide_floats());
+    let mut rng = Rng(31);
+    let halves: Vec<[u64; 3]> = (0..0x1_0000).step_by(3).map(|x| [x, 0, 0]).collect();
+    let mut whole: Vec<[u64; 3]> = INTEGERS.iter().map(|x| [*x, 0, 0]).collect();
+    whole.extend((0..64).flat_map(|i| [1u64 << i, (1 << i) - 1, (1 << i) + 1, (3 << i) | 1]).map(|x| [x, 0, 0]));
+    whole.extend((0..500).map(|i| [rng.bits() >> (i % 50), 0, 0]));
+    for bits in [8u32, 16, 32, 64] {
+        for signed in [false, true] {
+            let t = format!("{}{bits}", if signed { 's' } else { 'u' });
+            let register = format!("b{}", bits.max(16));
+            let (lo, hi) =
+                if signed { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+            for (ft, shape, values) in [("f16", HALF, &halves), ("f32", SINGLE, &singles), ("f64", DOUBLE, &doubles)] {
+                let fb = format!("b{}", 1 + shape.0 + shape.1);
+                for (r, mode) in [("rni", 'n'), ("rzi", 'z'), ("rmi", 'm'), ("rpi", 'p')] {
+                    check(&format!("cvt.{r}.{t}.{ft}"), &[&register, &fb], "", values, |[x, ..]| {
+                        let v = match parts(x, shape) {
+                            // Anything that large saturates.
+                            Some((s, _, p)) if p > 64 => {
+                                if s {
+                                    lo
+                                } else {
+                                    hi
+                                }
+                            }
+                            Some((s, v, p)) => {
+                                let v = to_units(s, v, -p, mode) as i128;
+                                (if s { -v } else { v }).clamp(lo, hi)
+                            }
+                            None if x & ((1 << shape.1) - 1) == 0 => {
+                                if x >> (shape.0 + shape.1) & 1 == 1 {
+                                    lo
+                                } else {
+                                    hi
+                                }
+                            }
+                            // The manual: zero, but for doubles and 64-bit results only the top bit.
+                            None if ft != "f64" && bits < 64 => 0,
+                            None => 1 << (bits - 1),
+                        };
+                        let cut_to = cut(v, bits);
+                        if signed { cut(sign(cut_to, bits), bits.max(16)) } else { cut_to }
+                    });
+                }
+                for (r, mode) in MODES {
+                    check(&format!("cvt.{r}.{ft}.{t}"), &[&fb, &register], "", &whole, |[x, ..]| {
+                        let v = if signed { sign(x, bits) } else { cut(i128::from(x), bits) as i128 };
+                        round_to(v < 0, v.unsigned_abs(), 0, shape, mode)
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn eight_bit_floats() {
+    // Every finite magnitude of a format, in order, by the plain formula.
+    let value = |p: u32, (e, m): Shape| {
+        let (q, g) = ((p >> m) as i32, f64::from(p & ((1 << m) - 1)) / f64::from(1u32 << m));
+        let bias = (1i32 << (e - 1)) - 1;
+        if q == 0 { g * 2f64.powi(1 - bias) } else { (1.0 + g) * 2f64.powi(q - bias) }
+    };
+    let bytes: Vec<[u64; 3]> = (0..0x1_0000u64).step_by(5).map(|x| [x, 0, 0]).collect();
+    let halves: Vec<[u64; 3]> = (0..0x1_0000u64).map(|x| [x << 16 | ((x * 7) & 0xffff), 0, 0]).step_by(3).collect();
+    for (name, shape, finite) in [("e4m3x2", (4, 3), 0x7eu32), ("e5m2x2", (5, 2), 0x7b)] {
+        for relu in [false, true] {
+            let r = if relu { ".relu" } else { "" };
+            let widen = |b: u64| {
+                let p = b as u32 & 0x7f;
+                if p > finite {
+                    // E5M2 has infinities.
+                    let infinity = name == "e5m2x2" && p == 0x7c;
+                    return if !infinity {
+                        0x7fff
+                    } else if b & 0x80 == 0 {
+                        0x7c00
+                    } else if relu {
+                        0
+                    } else {
+                        0xfc00
+                    };
+                }
+                let negative = b & 0x80 != 0;
+                if negative && relu && p != 0 {
+                    return 0;
+                }
+                refloat(value(p, shape).to_bits(), DOUBLE, HALF, 'n') | u64::from(negative) << 15
+            };
+            check(&format!("cvt.rn{r}.f16x2.{name}"), &["b32", "b16"], "", &bytes, |[x, ..]| {
+                widen(x >> 8) << 16 | widen(x)
+            });
+            let narrow = |h: u64| {
+                let magnitude = h & 0x7fff;
+                if magnitude > 0x7c00 {
+                    return 0x7f;
+                }
+                if relu && h & 0x8000 != 0 && magnitude != 0 {
+                    return 0;
+                }
+                let a = if magnitude == 0x7c00 { 1e9 } else { f64::from_bits(refloat(magnitude, HALF, DOUBLE, 'n')) };
+                let near = |p: &u32| ((value(*p, shape) - a).abs(), p & 1);
+                let best = (0..=finite).min_by(|p, q| near(p).partial_cmp(&near(q)).unwrap()).unwrap();
+                u64::from(best) | h >> 8 & 0x80
+            };
+            check(&format!("cvt.rn.satfinite{r}.{name}.f16x2"), &["b16", "b32"], "", &halves, |[x, ..]| {
+                narrow(x >> 16 & 0xffff) << 8 | narrow(x & 0xffff)
+            });
         }
     }
 }

@@ -2,7 +2,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use vila_engine::CpuBackend;
 use vila_model::config::{Layout, VilaConfig};
 use vila_model::weights::Checkpoint;
 use vila_model::{Error, VilaModel};
@@ -42,14 +41,9 @@ fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
         let entry = dtypes.entry(format!("{dtype:?}")).or_insert(json!(0));
         *entry = json!(entry.as_u64().unwrap_or(0) + 1);
     }
-    let wanted = VilaModel::specs(&config);
-    let cpu = CpuBackend::fast();
-    let problems = match vila_autograd::ParamStore::new(&cpu, wanted, vila_engine::DType::F32, 0, |_| false) {
-        Ok(store) => match checkpoint.load(&cpu, &store) {
-            Ok(_) => Value::Null,
-            Err(Error::Weights { problems, .. }) => json!(problems),
-            Err(error) => return Err(error.into()),
-        },
+    let problems = match checkpoint.check(&VilaModel::specs(&config)) {
+        Ok(()) => Value::Null,
+        Err(Error::Weights { problems, .. }) => json!(problems),
         Err(error) => return Err(error.into()),
     };
     let mut facts = json!({

@@ -90,10 +90,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match result {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::Stopped(signal)) => u8::try_from(128 + signal).unwrap_or(1),
-        Err(error) => {
-            eprintln!("error: {error}");
-            1
-        }
+        Err(error) => match error.downcast_ref::<crate::Error>() {
+            Some(crate::Error::Interrupted(signal)) => u8::try_from(128 + signal).unwrap_or(1),
+            _ => {
+                eprintln!("error: {error}");
+                1
+            }
+        },
     }
 }
 

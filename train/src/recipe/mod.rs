@@ -352,14 +352,30 @@ impl Recipe {
         let model = &self.model;
         let sizes = model.llm.is_some() && model.vision.is_some() && model.tokenizer.is_some();
         let none = model.llm.is_none() && model.vision.is_none();
+        let image = &model.image;
+        let alone = model.tokenizer.is_none()
+            && model.projector.is_none()
+            && image.mode.is_none()
+            && image.mean.is_none()
+            && image.std.is_none();
         ensure(
-            (model.from.is_some() && none) || (model.from.is_none() && sizes),
-            "`model` needs either `from` (a checkpoint directory) or `tokenizer`, `llm` and `vision` sizes".into(),
+            (model.from.is_some() && none && alone) || (model.from.is_none() && sizes),
+            "`model` needs either `from` alone (a checkpoint directory) or `tokenizer`, `llm` and `vision` sizes"
+                .into(),
         )?;
         for (name, source) in &self.sources {
             let raw = source.format.is_some() && !source.input.is_empty();
-            let ready = source.shard.is_some() && source.format.is_none() && source.input.is_empty();
-            ensure(raw != ready, format!("source `{name}` needs either `shard`, or `format` and `input`"))?;
+            let options = [&source.format, &source.template, &source.layout, &source.loss_scope, &source.on_error];
+            let ready = source.shard.is_some()
+                && source.input.is_empty()
+                && options.iter().all(|option| option.is_none())
+                && source.images.is_none()
+                && source.max_images.is_none();
+            let fine = if source.shard.is_some() { ready } else { raw };
+            ensure(
+                fine,
+                format!("source `{name}` needs either `shard` alone (with `hold_out`), or `format` and `input`"),
+            )?;
         }
         ensure(!self.stage.is_empty(), "there is no [[stage]]".into())?;
         for (i, stage) in self.stage.iter().enumerate() {
@@ -373,6 +389,21 @@ impl Recipe {
             ensure(stage.capacity > 0, at("capacity") + " must be positive")?;
             ensure(stage.lr >= 0.0 && stage.lr.is_finite(), at("lr") + " must be a number from 0")?;
             ensure((0.0..=1.0).contains(&stage.warmup), at("warmup") + " must be between 0 and 1")?;
+            let rates = [stage.projector_lr.unwrap_or(0.0), stage.weight_decay, stage.clip];
+            ensure(
+                rates.iter().all(|rate| *rate >= 0.0 && rate.is_finite()),
+                at("projector_lr") + ", `weight_decay` and `clip` must be numbers from 0",
+            )?;
+            ensure((0.0..=1.0).contains(&stage.min_lr_ratio), at("min_lr_ratio") + " must be between 0 and 1")?;
+            let betas = stage.betas.iter().all(|beta| (0.0..1.0).contains(beta));
+            ensure(
+                betas && stage.eps > 0.0 && stage.eps.is_finite(),
+                at("betas") + " must be in [0, 1), `eps` positive",
+            )?;
+            ensure(
+                stage.steps < 1 << 32 && stage.documents < 1 << 24,
+                at("steps") + " or `documents` is beyond all bounds",
+            )?;
             ensure(!stage.data.is_empty(), at("data") + " names no source")?;
             ensure(
                 !(stage.feature_bank && stage.trains_vision()),
@@ -418,12 +449,16 @@ impl Recipe {
         })?;
         let kv_heads = llm.kv_heads.unwrap_or(llm.heads);
         let divides = |n: usize, of: usize| n > 0 && of.is_multiple_of(n);
+        let sizes = [llm.hidden_size, llm.intermediate_size, llm.layers, llm.max_positions]
+            .into_iter()
+            .chain([vision.hidden_size, vision.intermediate_size, vision.layers, vision.image_size])
+            .collect::<Vec<_>>();
         let sound = divides(llm.heads, llm.hidden_size)
             && divides(kv_heads, llm.heads)
             && (llm.hidden_size / llm.heads).is_multiple_of(2)
             && divides(vision.heads, vision.hidden_size)
             && divides(vision.patch_size, vision.image_size)
-            && llm.layers * llm.intermediate_size * vision.layers * vision.intermediate_size * llm.max_positions > 0;
+            && sizes.iter().all(|&size| size > 0 && size < 1 << 20);
         if !sound {
             return Err(Error::recipe(
                 path,
@@ -467,6 +502,7 @@ impl Recipe {
             },
             projector: ProjectorConfig { kind, bias: true },
             image_token: ids.image,
+            aspect: None,
         };
         if config.vision.blocks_used().is_none() {
             return Err(Error::recipe(

@@ -461,7 +461,8 @@ pub(crate) fn testp(k: Testp, ty: Ty, v: u64) -> bool {
         Testp::Infinite => class == Infinite,
         Testp::Number => class != Nan,
         Testp::NotANumber => class == Nan,
-        Testp::Normal => class == Normal,
+        // The manual counts both zeros as normal.
+        Testp::Normal => matches!(class, Normal | Zero),
         Testp::Subnormal => class == Subnormal,
     }
 }
@@ -509,7 +510,7 @@ pub(crate) fn convert(to: Ty, from: Ty, m: Mods, v: u64) -> u64 {
         _ => format_of(from).decode(v as u32 & 0xffff),
     };
     if !to.float() {
-        return float_to_integer(to, x, m.round);
+        return float_to_integer(to, from == Ty::F64, x, m.round);
     }
     let mut x = float::integral(x, m.round);
     if m.sat {
@@ -574,15 +575,12 @@ fn integer_to_float(to: Ty, signed: bool, x: u64, m: Mods) -> u64 {
     }
 }
 
-/// Clamps to the range of the type; NaN becomes 0, or the most negative 64-bit number.
+/// Clamps to the range of the type. NaN becomes 0, but only the top bit of the result if either side has 64 bits.
 #[inline(always)]
-fn float_to_integer(to: Ty, x: f64, round: Round) -> u64 {
+fn float_to_integer(to: Ty, double: bool, x: f64, round: Round) -> u64 {
     let r = float::integral(x, round);
     if r.is_nan() {
-        return match to {
-            Ty::S64 | Ty::U64 => 1 << 63,
-            _ => 0,
-        };
+        return if double || to.bits() == 64 { 1 << (to.bits() - 1) } else { 0 };
     }
     to.truncate(match to {
         Ty::S8 => r as i8 as u64,

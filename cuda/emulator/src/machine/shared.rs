@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub fences: Vec<u32>,
     /// What strong writes after a fence made known, by offset.
     released: HashMap<usize, Vec<u32>>,
+    /// Thread that last issued a copy by the asynchronous engine, by instruction.
+    issuers: HashMap<Site, usize>,
     pub check_races: bool,
     pub check_init: bool,
     pub check_proxy: bool,
@@ -88,6 +90,7 @@ impl Shared {
         self.last_range = 0;
         self.suspects.clear();
         self.released.clear();
+        self.issuers.clear();
         if !checked {
             return;
         }
@@ -140,9 +143,17 @@ impl Shared {
 
     fn race(&self, clocks: &Clocks, g: usize, kind: AccessKind, w: &Written) -> Trip {
         let first = if w.state == State::Strong { AccessKind::Atomic } else { AccessKind::Write };
-        let thread = usize::from(w.thread);
-        let first = if thread == clocks.engine() { AccessKind::AsyncWrite } else { first };
+        let first = if usize::from(w.thread) == clocks.engine() { AccessKind::AsyncWrite } else { first };
+        let thread = self.issuer(w);
         Trip::race(g << self.shift, kind, first, Some(thread), thread / 32, w.site)
+    }
+
+    /// The thread to name for a write: of a copy, the one that issued it.
+    fn issuer(&self, w: &Written) -> usize {
+        match self.issuers.get(&w.site) {
+            Some(t) => *t,
+            None => w.thread.into(),
+        }
     }
 
     /// A read. `strong` ones (volatile, relaxed) do not race with strong writes.
@@ -164,7 +175,7 @@ impl Shared {
                 }
             } else if w.state == State::Flying {
                 if self.check_races {
-                    return Err(Trip::in_flight(at, kind, w.thread.into(), w.site));
+                    return Err(Trip::in_flight(at, kind, self.issuer(&w), w.site));
                 }
             } else if self.check_races && !clocks.ordered(who.thread, w.thread.into(), w.clock) {
                 match (w.state, strong) {
@@ -232,14 +243,14 @@ impl Shared {
                 let same = bytes <= 8 && new.is_some_and(|v| v == self.load(at, bytes)) && w.state != State::Flying;
                 if !same {
                     return Err(if w.state == State::Flying {
-                        Trip::in_flight(at, kind, w.thread.into(), w.site)
+                        Trip::in_flight(at, kind, self.issuer(&w), w.site)
                     } else {
                         self.race(clocks, g, kind, &w)
                     });
                 }
             }
             if w.clock >= clocks.start && w.state == State::Flying && usize::from(w.thread) != who.thread {
-                return Err(Trip::in_flight(at, kind, w.thread.into(), w.site));
+                return Err(Trip::in_flight(at, kind, self.issuer(&w), w.site));
             }
             for warp in 0..self.warps {
                 let r = self.reads[g * self.warps + warp];
@@ -318,6 +329,9 @@ impl Shared {
     ) -> Result<(), Trip> {
         if self.check_races {
             self.check_write(clocks, who, at, bytes, false, None, AccessKind::AsyncWrite)?;
+        }
+        if by == clocks.engine() {
+            self.issuers.insert(who.site, who.thread);
         }
         self.set(at, bytes, Written { clock: clocks.now, site: who.site, thread: by as u16, state: State::Flying });
         Ok(())

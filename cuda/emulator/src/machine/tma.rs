@@ -43,7 +43,7 @@ fn elements(map: &TensorMap, start: &[i64; 5], mut f: impl FnMut(usize, Option<u
     let size = map.element.bytes();
     let mut count = [1usize; 5];
     for (d, c) in count.iter_mut().enumerate().take(n) {
-        *c = (map.box_dims[d] as usize).div_ceil(map.element_strides[d] as usize);
+        *c = map.count(d);
     }
     let total: usize = count.iter().product();
     for i in 0..total {
@@ -52,7 +52,7 @@ fn elements(map: &TensorMap, start: &[i64; 5], mut f: impl FnMut(usize, Option<u
         for d in 0..n {
             let step = rest % count[d];
             rest /= count[d];
-            let at = start[d] + (step * map.element_strides[d] as usize) as i64;
+            let at = start[d] + (step * map.step(d) as usize) as i64;
             let stride = if d == 0 { size } else { map.strides[d - 1] };
             address = match address {
                 Some(a) if at >= 0 && (at as u64) < map.dims[d] => Some(a.wrapping_add(at as u64 * stride)),
@@ -134,7 +134,7 @@ impl Block<'_> {
                     for (s, c) in start.iter_mut().zip(c) {
                         *s = i64::from(f.lane(*c, l) as i32);
                     }
-                    let bytes = box_bytes(&map);
+                    let bytes = map.box_bytes();
                     (Source::Tensor(Box::new(map), start), bytes, 128)
                 }
                 None => {
@@ -391,10 +391,4 @@ impl Block<'_> {
         self.site = site;
         Ok(())
     }
-}
-
-/// Bytes that a box takes in shared memory.
-fn box_bytes(map: &TensorMap) -> usize {
-    let n = map.box_dims.iter().zip(&map.element_strides).map(|(b, s)| b.div_ceil(*s) as usize);
-    n.product::<usize>() * map.element.bytes() as usize
 }

@@ -244,3 +244,148 @@ K virtual_calls(const float* in, float* out, int n) {
   const Shape* s = in[threadIdx.x] > 0.f ? (const Shape*)&a : (const Shape*)&b;
   out[threadIdx.x] = s->area();
 }
+
+// ---- structs, templates and operators
+struct Vec3 { float x, y, z; };
+__device__ inline Vec3 operator+(Vec3 a, Vec3 b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
+template <class T> struct Max { static __device__ T id() { return T(-1e30f); } __device__ T operator()(T a, T b) const { return a > b ? a : b; } };
+template <class T> struct Add { static __device__ T id() { return T(0); } __device__ T operator()(T a, T b) const { return a + b; } };
+template <class T, class Op, int N> __device__ T fold(T v, T* s, Op op) {
+  s[threadIdx.x] = v;
+  __syncthreads();
+  for (int d = N / 2; d; d >>= 1) {
+    T o = threadIdx.x + d < N ? s[threadIdx.x + d] : Op::id();
+    __syncthreads();
+    if (threadIdx.x < d) s[threadIdx.x] = op(s[threadIdx.x], o);
+    __syncthreads();
+  }
+  T r = s[0];
+  __syncthreads();
+  return r;
+}
+K struct_fold(const float* in, float* out, int n) { // n / 3 vectors, grid-stride; out: sums of x, y, z, then the largest x per block
+  __shared__ float s[128];
+  const Vec3* v = reinterpret_cast<const Vec3*>(in);
+  Vec3 sum{0.f, 0.f, 0.f}; float top = Max<float>::id();
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n / 3; i += gridDim.x * blockDim.x) { Vec3 a = v[i]; sum = sum + a; top = Max<float>{}(top, a.x); }
+  float x = fold<float, Add<float>, 128>(sum.x, s, {}), y = fold<float, Add<float>, 128>(sum.y, s, {}), z = fold<float, Add<float>, 128>(sum.z, s, {});
+  top = fold<float, Max<float>, 128>(top, s, {});
+  if (threadIdx.x == 0) { atomicAdd(out, x); atomicAdd(out + 1, y); atomicAdd(out + 2, z); out[3 + blockIdx.x] = top; }
+}
+K segmented_scan(const int* in, int* out, int n) { // sums restart where the value is a multiple of four; a warp at a time
+  int t = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x & 31;
+  bool live = t < n;
+  int v = live ? in[t] : 0;
+  u32 heads = __ballot_sync(0xffffffffu, (v & 3) == 0) | 1u;
+  int head = 31 - __clz(heads & (0xffffffffu >> (31 - lane)));
+  #pragma unroll
+  for (int d = 1; d < 32; d <<= 1) { int o = __shfl_up_sync(0xffffffffu, v, d); if (lane - d >= head) v += o; }
+  if (!live) return;
+  out[t] = v;
+}
+K sort_pairs(const u64* in, u64* out, int n) { // bitonic, padded; leaves early after the last barrier
+  __shared__ u64 s[128];
+  int t = threadIdx.x;
+  for (int i = t; i < 128; i += blockDim.x) s[i] = i < n ? in[i] : ~0ull;
+  __syncthreads();
+  for (int k = 2; k <= 128; k *= 2)
+    for (int j = k / 2; j; j /= 2) {
+      int a = 2 * t - (t & (j - 1)), b = a + j;
+      u64 x = s[a], y = s[b];
+      if ((x > y) == !(a & k)) { s[a] = y; s[b] = x; }
+      __syncthreads();
+    }
+  if (t >= n) return;
+  out[t] = s[t];
+  if (t + 64 >= n) return;
+  out[t + 64] = s[t + 64];
+}
+K compact_grid(const int* in, int* out, int n) { // out[0]: counter; one atomic a warp, any order
+  int i = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x & 31;
+  bool keep = i < n && in[i] > 0;
+  u32 mask = __ballot_sync(~0u, keep); int base = 0;
+  if (lane == 0 && mask) base = atomicAdd(out, __popc(mask));
+  base = __shfl_sync(~0u, base, 0);
+  if (keep) out[1 + base + __popc(mask & ~(~0u << lane))] = in[i];
+}
+__device__ double newton_root(double a, int k) { // k-th root
+  double x = a > 1. ? a : 1.;
+  for (int it = 0; it < 200; it++) {
+    double p = 1.; for (int j = 1; j < k; j++) p *= x;
+    double next = ((k - 1) * x + a / p) / k;
+    if (fabs(next - x) <= 1e-15 * x) return next;
+    x = next;
+  }
+  return x;
+}
+K newton(const double* in, double* out, int n) {
+  for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = newton_root(fabs(in[i]) + .5, 2 + i % 4) + __drcp_rn(in[i] + 9.) + __dsqrt_rd(2.) - __fma_rn(in[i], in[i], 1.);
+}
+__device__ __forceinline__ u64 mum(u64 a, u64 b) { return __umul64hi(a, b) ^ (a * b); }
+K hash_mix(const u64* in, u64* out, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  u64 h = 0x9e3779b97f4a7c15ull ^ (u64)i;
+  for (int r = 0; r < 4; r++) { h = mum(h ^ in[(i + r) % n], 0xa0761d6478bd642full); h = h << 23 | h >> 41; }
+  out[i] = h ^ (u64)__mul64hi((long long)h, -3ll) ^ (u64)__umulhi((u32)h, 0xdeadbeefu) ^ __brevll(h) ^ (u64)__clzll((long long)(h >> (i & 63))) ^ (u64)__ffsll((long long)h);
+}
+union Bits { float f; u32 u; struct { u32 m : 23, e : 8, s : 1; } p; uchar4 c; short2 h; };
+K narrow_vectors(const char4* in, int* out, int n) { // chars, shorts, unions, local array with moving index
+  int i = threadIdx.x, hist[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  char4 c = in[i]; short2 s = reinterpret_cast<const short2*>(in)[i]; uchar2 q = reinterpret_cast<const uchar2*>(in)[2 * i + 1];
+  hist[c.x & 7] += c.x; hist[c.y & 7] += c.y; hist[c.z & 7] += c.z; hist[c.w & 7] += c.w;
+  Bits b; b.f = (float)(s.x + s.y) * .5f + 3.f;
+  b.p.s ^= 1; b.p.e += 2; b.c.x = (unsigned char)q.x; b.h.y ^= (short)1;
+  out[2 * i] = hist[i & 7] * 1000 + hist[(i + 3) & 7] + __dp4a(*(const int*)&c, 0x01020304, (int)q.y);
+  out[2 * i + 1] = (int)b.u;
+}
+struct Cell { int sum; short count; float best; };
+K grid_cells(const int* in, float* out, int n) { // 4 x 8 cells of structs, several kinds of atomics; out: 32 cells of 3, then a double
+  __shared__ Cell cell[4][8];
+  __shared__ u32 top[4];
+  int t = threadIdx.x;
+  if (t < 32) { Cell& c = cell[t / 8][t % 8]; c.sum = 0; c.count = 0; c.best = -1.f; }
+  if (t < 4) top[t] = 0;
+  __syncthreads();
+  for (int i = t; i < n; i += blockDim.x) {
+    u32 v = (u32)in[i]; Cell& c = cell[v >> 3 & 3][v & 7];
+    atomicAdd(&c.sum, (int)(v >> 5 & 255));
+    float f = (float)(v >> 8 & 0xffff);
+    int* p = reinterpret_cast<int*>(&c.best); int old = *(volatile int*)p, seen; // a maximum by compare and swap
+    while (__int_as_float(old) < f) { seen = old; old = atomicCAS(p, seen, __float_as_int(f)); if (old == seen) break; }
+    atomicMax(&top[v & 3], v >> 4);
+  }
+  __syncthreads();
+  if (t < 32) { Cell c = cell[t / 8][t % 8]; out[3 * t] = (float)c.sum; out[3 * t + 1] = c.best; out[3 * t + 2] = (float)top[t & 3]; atomicAdd(reinterpret_cast<double*>(out + 96), (double)c.sum * .25); }
+}
+K inline_asm(const u32* in, u32* out, int n) {
+  u32 a = in[threadIdx.x], b = in[(threadIdx.x + 1) % n], r, s, lo, hi; u64 w;
+  asm("{\n .reg .b32 t, u;\n bfe.u32 t, %1, 5, 11;\n bfi.b32 u, t, %2, 20, 7;\n mov.b32 %0, u;\n}" : "=r"(r) : "r"(a), "r"(b));
+  asm("prmt.b32 %0, %1, %2, 0x4170;" : "=r"(s) : "r"(a), "r"(b));
+  asm("lop3.b32 %0, %1, %2, %3, 0x96;" : "=r"(r) : "r"(a), "r"(r), "r"(s));
+  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(w) : "r"(a), "r"(b), "l"((u64)s << 7));
+  asm("mov.b64 {%0, %1}, %2;" : "=r"(lo), "=r"(hi) : "l"(w));
+  asm("shf.l.wrap.b32 %0, %1, %2, %3;" : "=r"(s) : "r"(lo), "r"(hi), "r"(a));
+  asm volatile("{\n .reg .pred p;\n setp.lt.s32 p, %1, %2;\n @p add.u32 %0, %0, 7;\n @!p sub.u32 %0, %0, 9;\n}" : "+r"(r) : "r"(a), "r"(b));
+  out[threadIdx.x] = r ^ s ^ hi;
+}
+__device__ __noinline__ u32 ackermann(u32 m, u32 n) { return m == 0 ? n + 1 : n == 0 ? ackermann(m - 1, 1) : ackermann(m - 1, ackermann(m, n - 1)); }
+__device__ __noinline__ int even(int n); // mutual recursion
+__device__ __noinline__ int odd(int n) { return n == 0 ? 0 : even(n - 1); }
+__device__ __noinline__ int even(int n) { return n == 0 ? 1 : odd(n - 1); }
+K deep_calls(const int* in, int* out, int n) {
+  int i = threadIdx.x;
+  if (i % 3 == 0) out[i] = (int)ackermann(2, (u32)in[i] & 3); else out[i] = even(in[i] & 31) * 10 + odd(i);
+}
+K private_histogram(const unsigned char* in, int* out, int n) { // sub-histograms of each warp, joined
+  __shared__ int h[4][256];
+  int w = threadIdx.x / 32;
+  for (int i = threadIdx.x; i < 1024; i += blockDim.x) (&h[0][0])[i] = 0;
+  __syncthreads();
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
+    u32 v = in[i], peers = __match_any_sync(__activemask(), v);
+    if ((peers & ((1u << (threadIdx.x & 31)) - 1)) == 0) atomicAdd(&h[w][v], __popc(peers));
+  }
+  __syncthreads();
+  for (int b = threadIdx.x; b < 256; b += blockDim.x) { int s = h[0][b] + h[1][b] + h[2][b] + h[3][b]; if (s) atomicAdd(out + b, s); }
+}

@@ -56,6 +56,10 @@ pub fn encode_document(
     if let Some(limit) = limit {
         encoded.cut_to(limit);
     }
+    // Nothing stands before the first token that could predict it.
+    if let Some(first) = encoded.loss.first_mut() {
+        *first = false;
+    }
     if encoded.loss.contains(&true) { Ok(encoded) } else { Err(Problem::NoTarget) }
 }
 
