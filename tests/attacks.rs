@@ -29,9 +29,12 @@ fn message(dir: &Path) -> String {
     }
 }
 
+/// A name, what is changed, and what the message must say.
+type Attack = (&'static str, fn(&mut Value), &'static [&'static str]);
+
 #[test]
 fn configurations_that_lie_are_refused() {
-    let cases: [(&str, fn(&mut Value), &[&str]); 9] = [
+    let cases: [Attack; 9] = [
         ("layers", |c| c["text_config"]["num_hidden_layers"] = json!(4_000_000_000u64), &["num_hidden_layers"]),
         ("vocabulary", |c| c["text_config"]["vocab_size"] = json!(16_000_000), &["embed_tokens", "512"]),
         ("zero", |c| c["text_config"]["hidden_size"] = json!(0), &["hidden_size", "positive"]),
