@@ -106,12 +106,14 @@ fn write_recipe(dir: &Path) -> PathBuf {
 
 /// Arguments of the program that a child process of the test binary runs.
 const CHILD: &str = "VILA_TEST_CHILD";
+/// Between arguments, because they may hold line breaks.
+const SEPARATOR: &str = "\u{1f}";
 
 /// Not a test of its own: with [`CHILD`] set, this process is the `vila` command.
 #[test]
 fn child_process() {
     if let Ok(arguments) = std::env::var(CHILD) {
-        let code = vila_train::cli::run(arguments.split('\n').map(Into::into));
+        let code = vila_train::cli::run(arguments.split(SEPARATOR).map(Into::into));
         std::process::exit(i32::from(code));
     }
 }
@@ -120,7 +122,7 @@ fn command(arguments: &[&str]) -> Command {
     let module = module_path!().split_once("::").map_or(String::new(), |(_, module)| format!("{module}::"));
     let mut command = Command::new(std::env::current_exe().expect("test binary"));
     command.args([&format!("{module}child_process"), "--exact", "--nocapture"]);
-    command.env(CHILD, ["vila"].iter().chain(arguments).copied().collect::<Vec<_>>().join("\n"));
+    command.env(CHILD, ["vila"].iter().chain(arguments).copied().collect::<Vec<_>>().join(SEPARATOR));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -532,6 +534,43 @@ fn a_stage_goes_on_with_the_data_it_began_with_only() {
     expect_failure(&recipe, &sets, &["began with other data", "--restart"]);
 }
 
+/// The goldens once more, through the command line.
+#[test]
+fn golden_score_and_generate_from_the_command_line() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let (model, images) = (fixtures.join("tiny-llava-hf"), fixtures.join("images"));
+    let read = |path: &Path| std::fs::read_to_string(path).expect("golden");
+    let parse = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("json");
+    let dir = scratch("cli-golden");
+    let output = dir.join("scores.jsonl");
+    let (input, goldens) = (model.join("score.jsonl"), read(&model.join("score_golden.jsonl")));
+    let arguments = ["score", "--model", text(&model), "--input", text(&input), "--output", text(&output)];
+    let ended = command(&arguments).current_dir(&images).output().expect("child");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let scores = read(&output);
+    assert_eq!(scores.lines().count(), goldens.lines().count());
+    for (got, want) in scores.lines().map(parse).zip(goldens.lines().map(parse)) {
+        assert_eq!((&got["tokens"], &got["greedy"]), (&want["tokens"], &want["greedy"]));
+        let difference = got["logprob"].as_f64().expect("number") - want["logprob"].as_f64().expect("number");
+        assert!(difference.abs() < 1e-3, "{got} {want}");
+    }
+    for case in parse(&read(&model.join("generate_golden.json"))).as_array().expect("cases") {
+        let prompt = case["prompt"].as_str().expect("prompt");
+        let mut arguments =
+            vec!["generate", "--model", text(&model), "--prompt", prompt, "--max-new-tokens", "20", "--json"];
+        for image in case["images"].as_array().expect("images") {
+            arguments.extend(["--image", image.as_str().expect("name")]);
+        }
+        let ended = command(&arguments).current_dir(&images).output().expect("child");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let stdout = String::from_utf8_lossy(&ended.stdout).into_owned();
+        // The test harness prints lines of its own before.
+        let start = stdout.find("{\"").expect("json on stdout");
+        let got = parse(stdout[start..].lines().next().expect("line"));
+        assert_eq!((&got["new_ids"], &got["text"]), (&case["new_ids"], &case["text"]));
+    }
+}
+
 #[test]
 fn marks_and_images_must_agree() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llava-hf");
@@ -548,6 +587,8 @@ fn marks_and_images_must_agree() {
     }
     assert_eq!(run("none marked", 2).0, 0);
     assert_eq!(run("<image> one", 1).0, 0);
+    let (code, log) = vila(&["generate", "--model", text(&model), "--prompt", "x", "--device", "abacus"]);
+    assert!(code == 2 && log.contains("abacus"), "{log}");
     let (code, log) = vila(&["generate", "--model", "/nowhere/at/all", "--prompt", "x"]);
     assert!(code == 1 && log.contains("/nowhere/at/all"), "{log}");
     let (code, log) = vila(&["generate", "--model", text(&model), "--prompt", &"word ".repeat(2000)]);

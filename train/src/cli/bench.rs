@@ -1,7 +1,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Failure, Outcome, device, print, print_json};
+use super::{Failure, Outcome, Usage, device, print, print_json};
 use crate::bench::{StepShape, bench_step, preset};
 
 #[derive(Subcommand)]
@@ -39,8 +39,8 @@ pub(super) struct StepArguments {
 }
 
 pub(super) fn run(BenchCommand::Step(arguments): BenchCommand) -> Result<Outcome, Failure> {
-    let config =
-        preset(&arguments.preset).ok_or_else(|| format!("--preset {}: there are toy and small", arguments.preset))?;
+    let config = preset(&arguments.preset)
+        .ok_or_else(|| Usage(format!("--preset {}: there are toy and small", arguments.preset)))?;
     let backend = device(arguments.device.as_deref())?;
     let shape = StepShape { seq: arguments.seq, batch: arguments.batch, images: arguments.images };
     let times = bench_step(&backend, &config, shape, arguments.warmup, arguments.steps.max(1))?;

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, Outcome, print, print_json};
+use super::{Failure, Outcome, Usage, print, print_json};
 use crate::data::IngestTokenizer;
 use crate::data::cli::{info, info_text, ingest_json, ingest_text, show, verify};
 use crate::data::ingest::{Format, FormatOptions, IngestOptions, OnError, TokenLimit, ingest};
@@ -115,8 +115,8 @@ fn run_ingest(arguments: IngestArguments) -> Result<(), Failure> {
         loss_scope: arguments.loss_scope.as_deref(),
         max_images: arguments.max_images,
     };
-    let format = Format::parse(&arguments.format, &options)?;
-    let on_error: OnError = arguments.on_error.parse()?;
+    let format = Format::parse(&arguments.format, &options).map_err(Usage::of)?;
+    let on_error: OnError = arguments.on_error.parse().map_err(Usage::of)?;
     let limit = arguments.max_tokens.zip(arguments.tokens_per_image);
     let options = IngestOptions {
         image_root: arguments.images,

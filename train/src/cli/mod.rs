@@ -59,6 +59,17 @@ pub(crate) enum Outcome {
 /// Why a command failed.
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
+/// An argument whose value cannot be used: exit code 2, as for clap's own errors.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+impl Usage {
+    fn of(error: impl std::fmt::Display) -> Self {
+        Usage(error.to_string())
+    }
+}
+
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
@@ -90,19 +101,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match result {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::Stopped(signal)) => u8::try_from(128 + signal).unwrap_or(1),
-        Err(error) => match error.downcast_ref::<crate::Error>() {
-            Some(crate::Error::Interrupted(signal)) => u8::try_from(128 + signal).unwrap_or(1),
-            _ => {
-                eprintln!("error: {error}");
-                1
+        Err(error) => {
+            if let Some(crate::Error::Interrupted(signal)) = error.downcast_ref::<crate::Error>() {
+                return u8::try_from(128 + signal).unwrap_or(1);
             }
-        },
+            eprintln!("error: {error}");
+            if error.is::<Usage>() { 2 } else { 1 }
+        }
     }
 }
 
 /// Opens the device and says so in the first line.
 fn device(name: Option<&str>) -> Result<Arc<dyn Backend>, Failure> {
-    let backend = open_device(name)?;
+    let backend = open_device(name).map_err(Usage::of)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     eprintln!("device: {} ({threads} threads)", backend.name());
     Ok(backend)

@@ -1,4 +1,3 @@
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -101,10 +100,7 @@ struct ScoreLine {
 pub(super) fn score(arguments: ScoreArguments) -> Result<Outcome, Failure> {
     let lines = read_lines(&arguments.input)?;
     let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
-    let mut output: Box<dyn Write> = match &arguments.output {
-        Some(path) => Box::new(std::fs::File::create(path).map_err(|e| format!("{}: {e}", path.display()))?),
-        None => Box::new(std::io::stdout()),
-    };
+    let mut results = String::new();
     for (number, line) in lines {
         let score = vila_model::score(&vila, &line.prompt, &line.continuation, &line.images)
             .map_err(|error| format!("{} line {number}: {error}", arguments.input.display()))?;
@@ -114,9 +110,17 @@ pub(super) fn score(arguments: ScoreArguments) -> Result<Outcome, Failure> {
             "tokens": score.tokens,
             "token_logprobs": score.token_logprobs,
         });
-        writeln!(output, "{value}")?;
+        match &arguments.output {
+            None => print_json(&value)?,
+            Some(_) => results += &format!("{value}\n"),
+        }
     }
-    output.flush()?;
+    if let Some(path) = arguments.output {
+        // Whole or not at all: an earlier file survives a line that fails.
+        let partial = path.with_extension("partial");
+        let written = std::fs::write(&partial, results).and_then(|()| std::fs::rename(&partial, &path));
+        written.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     Ok(Outcome::Done)
 }
 

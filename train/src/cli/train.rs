@@ -79,7 +79,12 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
     }
     let backend = device(arguments.device.as_deref())?;
     if arguments.dry_run {
-        print(&(dry_run(&recipe, &arguments.recipe, backend)?.join("\n") + "\n"))?;
+        let stages = dry_run(&recipe, &arguments.recipe, backend)?;
+        if arguments.json {
+            print_json(&json!({"stages": stages}))?;
+        } else {
+            print(&(stages.join("\n") + "\n"))?;
+        }
         return Ok(Outcome::Done);
     }
     let options = RunOptions { restart: arguments.restart, stop: stop_flag()? };
