@@ -1,6 +1,7 @@
 //! Weights in safetensors files: names of the public layouts, reading and writing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -49,6 +50,7 @@ pub struct RawTensor {
 
 struct Entry {
     file: usize,
+    bytes: Range<usize>,
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -57,7 +59,7 @@ struct Entry {
 /// The tensors of a checkpoint directory, by canonical name; files are mapped, not read.
 pub struct Checkpoint {
     dir: PathBuf,
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<Mmap>,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -101,9 +103,10 @@ impl Checkpoint {
         // SAFETY: the map is read-only; weight files are replaced by renaming, never changed in place, so the pages
         // stay as they were opened.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
-        let tensors = parse(&path, &map)?;
-        for (name, view) in tensors.iter() {
+        for (name, view) in parse(&path, &map)?.iter() {
+            let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
             let entry = Entry {
+                bytes: start..start + view.data().len(),
                 file: self.files.len(),
                 name: name.to_string(),
                 dtype: view.dtype(),
@@ -114,7 +117,7 @@ impl Checkpoint {
                 return Err(Error::format(&path, problem));
             }
         }
-        self.files.push((path, map));
+        self.files.push(map);
         Ok(())
     }
 
@@ -124,12 +127,10 @@ impl Checkpoint {
     }
 
     /// A tensor as stored.
-    pub fn raw(&self, name: &str) -> Result<Option<RawTensor>> {
-        let Some(entry) = self.entries.get(name) else { return Ok(None) };
-        let (path, map) = &self.files[entry.file];
-        let tensors = parse(path, map)?;
-        let view = tensors.tensor(&entry.name).map_err(|error| Error::format(path, error.to_string()))?;
-        Ok(Some(RawTensor { dtype: view.dtype(), shape: view.shape().to_vec(), data: view.data().to_vec() }))
+    pub fn raw(&self, name: &str) -> Option<RawTensor> {
+        let entry = self.entries.get(name)?;
+        let data = self.files[entry.file][entry.bytes.clone()].to_vec();
+        Some(RawTensor { dtype: entry.dtype, shape: entry.shape.clone(), data })
     }
 
     /// Compares names, shapes and types with what a model needs, without reading data.
@@ -169,13 +170,13 @@ impl Checkpoint {
     /// Reads every parameter of a store that [`Checkpoint::check`] accepts; returns the tensors that the model does not use, by canonical name.
     ///
     /// # Errors
-    /// [`Error::Weights`] for a tensor that is missing or misshapen; unreadable files.
+    /// [`Error::Weights`] for a tensor that is missing or misshapen.
     pub fn load(&self, backend: &dyn Backend, store: &ParamStore) -> Result<BTreeMap<String, RawTensor>> {
         let mut used = BTreeSet::new();
         for id in store.ids() {
             let mut values = Vec::with_capacity(store.spec(id).len());
             for part in &store.spec(id).parts {
-                let raw = self.raw(&part.name)?.filter(|raw| raw.shape == part.shape);
+                let raw = self.raw(&part.name).filter(|raw| raw.shape == part.shape);
                 let part_values = raw.as_ref().and_then(to_f32).ok_or_else(|| Error::Weights {
                     path: self.dir.clone(),
                     problems: format!("  unusable: {}", part.name),
@@ -185,13 +186,8 @@ impl Checkpoint {
             }
             store.set(backend, id, &values)?;
         }
-        let mut extras = BTreeMap::new();
-        for name in self.entries.keys().filter(|name| !used.contains(name.as_str())) {
-            if let Some(raw) = self.raw(name)? {
-                extras.insert(name.clone(), raw);
-            }
-        }
-        Ok(extras)
+        let unused = self.entries.keys().filter(|name| !used.contains(name.as_str()));
+        Ok(unused.filter_map(|name| Some((name.clone(), self.raw(name)?))).collect())
     }
 
     /// The present tensor with the same last parts, for a message.
@@ -268,8 +264,9 @@ pub fn write_vila(
     for (folder, prefix) in COMPONENTS {
         let path = dir.join(folder);
         std::fs::create_dir_all(&path).map_err(Error::io(&path))?;
-        let mine = tensors.iter().filter_map(|(name, raw)| Some((name.strip_prefix(prefix)?.to_string(), raw.clone())));
-        write_safetensors(&path.join("model.safetensors"), &mine.collect())?;
+        let mine = tensors.extract_if(.., |name, _| name.starts_with(prefix));
+        let mine = mine.map(|(name, raw)| (name[prefix.len()..].to_string(), raw)).collect();
+        write_safetensors(&path.join("model.safetensors"), &mine)?;
     }
     write_json(&dir.join("config.json"), &config.to_json())?;
     write_json(&dir.join("llm/config.json"), &config.llm.to_json())?;
