@@ -1,9 +1,18 @@
 //! One binary for all tests that cross crates.
 
 mod attacks;
+mod child;
+mod cuda;
 mod data;
+mod device;
+mod device_run;
 mod golden;
 mod gradients;
+mod hazards;
 mod image_processor;
+mod memory;
+mod mutations;
+mod nvrtc;
+mod offline;
 mod op_table;
 mod training;

@@ -1,7 +1,7 @@
 //! Runs of small recipes: packing, resuming after signals and kills, and input that cannot be trained on.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use vila_train::recipe::Recipe;
 use vila_train::run::{RunOptions, train};
 use vila_train::toy::{CorpusOptions, Digits, train_tokenizer, write_corpus};
 
-fn scratch(name: &str) -> PathBuf {
+use crate::child::command;
+
+pub fn scratch(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("scratch directory");
@@ -22,7 +24,7 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 /// Small corpora, written once.
-fn world() -> &'static Path {
+pub fn world() -> &'static Path {
     static WORLD: OnceLock<PathBuf> = OnceLock::new();
     WORLD.get_or_init(|| {
         let dir = scratch("world");
@@ -102,29 +104,6 @@ fn write_recipe(dir: &Path) -> PathBuf {
     let path = dir.join("recipe.toml");
     std::fs::write(&path, recipe_text()).expect("recipe");
     path
-}
-
-/// Arguments of the program that a child process of the test binary runs.
-const CHILD: &str = "VILA_TEST_CHILD";
-/// Between arguments, because they may hold line breaks.
-const SEPARATOR: &str = "\u{1f}";
-
-/// Not a test of its own: with [`CHILD`] set, this process is the `vila` command.
-#[test]
-fn child_process() {
-    if let Ok(arguments) = std::env::var(CHILD) {
-        let code = vila_train::cli::run(arguments.split(SEPARATOR).map(Into::into));
-        std::process::exit(i32::from(code));
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let module = module_path!().split_once("::").map_or(String::new(), |(_, module)| format!("{module}::"));
-    let mut command = Command::new(std::env::current_exe().expect("test binary"));
-    command.args([&format!("{module}child_process"), "--exact", "--nocapture"]);
-    command.env(CHILD, ["vila"].iter().chain(arguments).copied().collect::<Vec<_>>().join(SEPARATOR));
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
 }
 
 /// Exit code and stderr of a whole run.

@@ -34,7 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let targets = cpu.upload_u32(&labels[..train])?;
     let weights = store.flat_weights();
     let (m, v) = (cpu.zeros(DType::F32, 1, weights.cols())?, cpu.zeros(DType::F32, 1, weights.cols())?);
-    for step in 1..=300 {
+    let gate = cpu.upload_f32(1, 4, &[1.0, 0.0, 1.0, 0.0])?;
+    for update in 1..=300 {
         store.zero_grads(&cpu)?;
         let mut tape = Tape::new(&cpu, &store);
         let input = tape.input(x.slice_rows(0..train)?, false);
@@ -48,12 +49,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             m: &m,
             v: &v,
             grad,
-            grad_scale: 1.0,
+            publish: None,
+            gate: &gate,
+            updates: &cpu.upload_u32(&[update])?,
             lr: 3e-3,
             betas,
             eps: 1e-8,
             decay: 0.0,
-            step,
+            seed: 0,
+            offset: 0,
         })?;
     }
     let mut tape = Tape::inference(&cpu, &store);

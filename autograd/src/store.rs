@@ -3,7 +3,7 @@ use std::ops::Range;
 
 use vila_engine::ops::{Copy, Fill};
 use vila_engine::philox::Stream;
-use vila_engine::{Backend, DType, Error, Result, Tensor};
+use vila_engine::{Backend, DType, Error, Owner, Result, Tensor};
 
 /// Every tensor starts at a multiple of this many elements: 256 bytes in the narrowest type.
 const ALIGN: usize = 128;
@@ -197,14 +197,16 @@ impl ParamStore {
         let aligned = |len: usize| len.next_multiple_of(ALIGN);
         let total: usize = specs.iter().filter(|spec| trains(spec)).map(|spec| aligned(spec.len())).sum();
         let grad_dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        let weights = backend.zeros(dtype, 1, total)?;
-        let grads = backend.zeros(grad_dtype, 1, total)?;
-        let masters = if dtype == DType::BF16 { Some(backend.zeros(DType::F32, 1, total)?) } else { None };
+        let weights = backend.zeros_for(Owner::Weights, dtype, 1, total)?;
+        let grads = backend.zeros_for(Owner::Gradients, grad_dtype, 1, total)?;
+        let masters =
+            if dtype == DType::BF16 { Some(backend.zeros_for(Owner::Weights, DType::F32, 1, total)?) } else { None };
         let (mut slots, mut ranges, mut offset) = (Vec::new(), Vec::new(), 0);
         for (index, spec) in specs.into_iter().enumerate() {
             let (rows, cols) = spec.matrix();
             if !trains(&spec) {
-                slots.push(Slot { weight: backend.alloc(dtype, rows, cols)?, grad: None, master: None, spec });
+                let weight = backend.alloc_for(Owner::Weights, dtype, rows, cols)?;
+                slots.push(Slot { weight, grad: None, master: None, spec });
                 continue;
             }
             let view = |flat: &Tensor| flat.slice_cols(offset..offset + rows * cols)?.reshape(rows, cols);
@@ -303,11 +305,6 @@ impl ParamStore {
     /// Sets all gradients to zero.
     pub fn zero_grads(&self, backend: &dyn Backend) -> Result<()> {
         backend.fill(&Fill { y: &self.grads, value: 0.0 })
-    }
-
-    /// Rounds masters into the weights after an update.
-    pub fn publish_masters(&self, backend: &dyn Backend) -> Result<()> {
-        self.masters.as_ref().map_or(Ok(()), |masters| backend.copy(&Copy { x: masters, y: &self.weights }))
     }
 
     /// Overwrites a parameter: the values of its parts one after another.

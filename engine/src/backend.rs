@@ -1,5 +1,5 @@
 use crate::ops::*;
-use crate::{DType, Element, Result, StorageStats, Tensor};
+use crate::{DType, Element, Error, Owner, Result, StorageStats, Tensor};
 
 /// A device: memory and the op vocabulary. Every method enqueues its op; host reads wait for it.
 ///
@@ -13,8 +13,18 @@ pub trait Backend: Send + Sync {
         false
     }
 
-    /// A tensor with unspecified contents.
-    fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor>;
+    /// Waits for all enqueued ops.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether the host may wait for the device; where it may not, a wait is an error, so that tests find it.
+    fn allow_waiting(&self, allowed: bool) {
+        let _ = allowed;
+    }
+
+    /// A tensor with unspecified contents, counted as `owner`'s.
+    fn alloc_for(&self, owner: Owner, dtype: DType, rows: usize, cols: usize) -> Result<Tensor>;
 
     /// Bytes held by this backend's allocator.
     fn memory(&self) -> StorageStats;
@@ -79,14 +89,28 @@ pub trait Backend: Send + Sync {
     fn fill(&self, args: &Fill) -> Result<()>;
     /// See [`SumSquares`].
     fn sum_squares(&self, args: &SumSquares) -> Result<()>;
+    /// See [`GradientGate`].
+    fn gradient_gate(&self, args: &GradientGate) -> Result<()>;
     /// See [`AdamW`].
     fn adamw(&self, args: &AdamW) -> Result<()>;
+    /// See [`Sample`].
+    fn sample(&self, args: &Sample) -> Result<()>;
 
-    /// A tensor of zeros.
-    fn zeros(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
-        let tensor = self.alloc(dtype, rows, cols)?;
+    /// An activation with unspecified contents.
+    fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
+        self.alloc_for(Owner::Activations, dtype, rows, cols)
+    }
+
+    /// A tensor of zeros, counted as `owner`'s.
+    fn zeros_for(&self, owner: Owner, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
+        let tensor = self.alloc_for(owner, dtype, rows, cols)?;
         self.upload(&vec![0; tensor.len() * dtype.size()], &tensor)?;
         Ok(tensor)
+    }
+
+    /// An activation of zeros.
+    fn zeros(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
+        self.zeros_for(Owner::Activations, dtype, rows, cols)
     }
 
     /// A tensor with the given elements, in row order.
@@ -105,9 +129,23 @@ pub trait Backend: Send + Sync {
 }
 
 impl dyn Backend + '_ {
-    /// The elements of a contiguous tensor of type `T`.
+    /// The elements of a tensor of type `T`.
     pub fn to_vec<T: Element>(&self, tensor: &Tensor) -> Result<Vec<T>> {
+        if tensor.dtype() != T::DTYPE {
+            let (op, what) = ("download", "tensor");
+            return Err(Error::DType { op, what, expected: "the type that is asked for", got: tensor.dtype() });
+        }
         let bytes = self.download(tensor)?;
         Ok(bytemuck::allocation::pod_collect_to_vec(&bytes))
+    }
+
+    /// The elements of a float tensor as f32.
+    pub fn to_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        if tensor.dtype() == DType::F32 {
+            return self.to_vec(tensor);
+        }
+        let values = self.alloc(DType::F32, tensor.rows(), tensor.cols())?;
+        self.copy(&Copy { x: tensor, y: &values })?;
+        self.to_vec(&values)
     }
 }

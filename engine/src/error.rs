@@ -67,13 +67,24 @@ pub enum Error {
     },
     /// Memory could not be had.
     #[error(
-        "out of memory: {requested} bytes asked for, {in_use} bytes in use; use a smaller micro-batch capacity or recompute more"
+        "out of memory: {requested} bytes asked for, {in_use} bytes in use ({held}); if activations are the most, lower the \
+         stage's `capacity` or recompute more, else train fewer parts or use a larger device"
     )]
     OutOfMemory {
         /// Bytes asked for.
         requested: usize,
         /// Bytes held.
         in_use: usize,
+        /// Who holds them.
+        held: String,
+    },
+    /// The device or its libraries failed.
+    #[error("{op}: {message}")]
+    Device {
+        /// The op or action.
+        op: &'static str,
+        /// What the driver says.
+        message: String,
     },
 }
 

@@ -30,8 +30,8 @@ pub use backend::Backend;
 pub use cpu::CpuBackend;
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use storage::{Storage, StorageStats};
-pub use tensor::{Read, Tensor, Write};
+pub use storage::{ByOwner, Owner, Storage, StorageStats};
+pub use tensor::{Read, Tensor, Write, bytes};
 
 /// Row index that means "no row": [`ops::GatherRows`] writes zeros for it, [`ops::ScatterAddRows`] skips it.
 pub const NO_ROW: u32 = u32::MAX;

@@ -27,6 +27,19 @@ pub fn words(seed: u64, stream: u64, index: u64) -> [u32; 4] {
     )
 }
 
+/// Number `index` of those that [`Stream::uniform`] gives when it reads stream `(seed, stream)` from its start.
+pub fn uniform(seed: u64, stream: u64, index: u64) -> f64 {
+    let words = words(seed, stream, index / 2);
+    let at = 2 * (index % 2) as usize;
+    unit(words[at], words[at + 1])
+}
+
+/// Uniform in `[0, 1)` from 53 of 64 random bits.
+fn unit(high: u32, low: u32) -> f64 {
+    let bits = (u64::from(high) << 32) | u64::from(low);
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// A sequential reader of one stream.
 #[derive(Clone, Debug)]
 pub struct Stream {
@@ -50,8 +63,8 @@ impl Stream {
 
     /// Uniform in `[0, 1)`, 53 bits.
     pub fn uniform(&mut self) -> f64 {
-        let bits = (u64::from(self.next_u32()) << 32) | u64::from(self.next_u32());
-        (bits >> 11) as f64 / (1u64 << 53) as f64
+        let high = self.next_u32();
+        unit(high, self.next_u32())
     }
 
     /// Uniform in `0..bound`; 0 if the bound is 0.
@@ -76,6 +89,12 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_by_index_are_those_read_in_order() {
+        let mut stream = Stream::new(3, 4);
+        assert!((0..9).all(|index| uniform(3, 4, index) == stream.uniform()));
+    }
 
     /// Known answers of the Random123 distribution.
     #[test]

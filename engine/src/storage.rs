@@ -22,7 +22,60 @@ pub enum Storage {
 /// A pooled host buffer. Dropping it returns the memory to its pool.
 pub struct HostBuffer {
     pub(crate) lines: RwLock<Vec<Line>>,
+    owner: Owner,
     pool: Arc<HostPool>,
+}
+
+/// What memory is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Parameters, masters included.
+    Weights,
+    /// Gradients of parameters.
+    Gradients,
+    /// Moments and the like.
+    Optimizer,
+    /// Whatever a forward or backward pass makes.
+    Activations,
+    /// Working memory inside of ops.
+    Workspace,
+}
+
+impl Owner {
+    /// All owners, in the order of [`ByOwner`].
+    pub const ALL: [Owner; 5] =
+        [Owner::Weights, Owner::Gradients, Owner::Optimizer, Owner::Activations, Owner::Workspace];
+
+    /// Lower-case name.
+    pub fn name(self) -> &'static str {
+        ["weights", "gradients", "optimizer", "activations", "workspace"][self as usize]
+    }
+}
+
+/// Bytes for each owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByOwner(pub [usize; Owner::ALL.len()]);
+
+impl ByOwner {
+    /// Bytes of one owner.
+    pub fn of(&self, owner: Owner) -> usize {
+        self.0[owner as usize]
+    }
+
+    /// Bytes of all owners.
+    pub fn total(&self) -> usize {
+        self.0.iter().sum()
+    }
+}
+
+impl std::fmt::Display for ByOwner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, owner) in Owner::ALL.into_iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{} {:.1} MiB", owner.name(), self.of(owner) as f64 / f64::from(1 << 20))?;
+        }
+        Ok(())
+    }
 }
 
 /// Bytes held by a backend's allocator.
@@ -34,6 +87,28 @@ pub struct StorageStats {
     pub peak: usize,
     /// Bytes kept for reuse.
     pub cached: usize,
+    /// Who holds `in_use`.
+    pub held: ByOwner,
+    /// Who held `peak`.
+    pub held_at_peak: ByOwner,
+}
+
+impl StorageStats {
+    /// Counts a buffer that was handed out.
+    pub fn take(&mut self, bytes: usize, owner: Owner) {
+        self.in_use += bytes;
+        self.held.0[owner as usize] += bytes;
+        if self.in_use > self.peak {
+            self.peak = self.in_use;
+            self.held_at_peak = self.held;
+        }
+    }
+
+    /// Counts a buffer that came back.
+    pub fn give(&mut self, bytes: usize, owner: Owner) {
+        self.in_use -= bytes;
+        self.held.0[owner as usize] -= bytes;
+    }
 }
 
 /// Caches freed host buffers by size, because fresh pages cost more than most ops.
@@ -55,13 +130,12 @@ fn size_class(lines: usize) -> usize {
 }
 
 impl HostPool {
-    pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<HostBuffer> {
+    pub(crate) fn alloc(self: &Arc<Self>, bytes: usize, owner: Owner) -> Result<HostBuffer> {
         let lines = size_class(bytes.div_ceil(size_of::<Line>()).max(1));
         let size = lines * size_of::<Line>();
         let reused = {
             let mut state = lock(&self.state);
-            state.stats.in_use += size;
-            state.stats.peak = state.stats.peak.max(state.stats.in_use);
+            state.stats.take(size, owner);
             let reused = state.free.get_mut(&lines).and_then(Vec::pop);
             if reused.is_some() {
                 state.stats.cached -= size;
@@ -70,9 +144,13 @@ impl HostPool {
         };
         let lines = match reused {
             Some(lines) => lines,
-            None => fresh(lines).inspect_err(|_| lock(&self.state).stats.in_use -= size)?,
+            None => fresh(lines).ok_or_else(|| {
+                lock(&self.state).stats.give(size, owner);
+                let stats = self.stats();
+                Error::OutOfMemory { requested: bytes, in_use: stats.in_use, held: stats.held.to_string() }
+            })?,
         };
-        Ok(HostBuffer { lines: RwLock::new(lines), pool: Arc::clone(self) })
+        Ok(HostBuffer { lines: RwLock::new(lines), owner, pool: Arc::clone(self) })
     }
 
     pub(crate) fn stats(&self) -> StorageStats {
@@ -80,12 +158,11 @@ impl HostPool {
     }
 }
 
-fn fresh(lines: usize) -> Result<Vec<Line>> {
+fn fresh(lines: usize) -> Option<Vec<Line>> {
     let mut buffer = Vec::new();
-    let requested = lines * size_of::<Line>();
-    buffer.try_reserve_exact(lines).map_err(|_| Error::OutOfMemory { requested, in_use: 0 })?;
+    buffer.try_reserve_exact(lines).ok()?;
     buffer.resize(lines, Line::zeroed());
-    Ok(buffer)
+    Some(buffer)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -97,7 +174,7 @@ impl Drop for HostBuffer {
         let lines = std::mem::take(self.lines.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
         let size = lines.len() * size_of::<Line>();
         let mut state = lock(&self.pool.state);
-        state.stats.in_use -= size;
+        state.stats.give(size, self.owner);
         state.stats.cached += size;
         state.free.entry(lines.len()).or_default().push(lines);
     }

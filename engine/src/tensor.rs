@@ -26,6 +26,15 @@ impl std::fmt::Debug for Tensor {
     }
 }
 
+/// Size of a contiguous tensor.
+///
+/// # Errors
+/// [`Error::Argument`] if it exceeds the address space.
+pub fn bytes(dtype: DType, rows: usize, cols: usize) -> Result<usize> {
+    let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size())).filter(|&n| n <= isize::MAX as usize);
+    bytes.ok_or_else(|| Error::Argument { op: "alloc", message: format!("[{rows}, {cols}] exceeds the address space") })
+}
+
 impl Tensor {
     /// A contiguous tensor at the start of `storage`, for backends; the storage must hold `rows * cols` elements.
     pub fn from_storage(storage: Arc<Storage>, dtype: DType, rows: usize, cols: usize) -> Self {
@@ -108,6 +117,12 @@ impl Tensor {
 
     fn view_error(&self, what: String) -> Error {
         Error::View { what, rows: self.rows, cols: self.cols, ld: self.ld }
+    }
+
+    /// Bytes from the start of the storage to the first element, and from there to the end of the last.
+    pub fn byte_range(&self) -> Range<usize> {
+        let len = if self.is_empty() { 0 } else { (self.rows - 1) * self.ld + self.cols };
+        self.offset * self.dtype.size()..(self.offset + len) * self.dtype.size()
     }
 
     fn host(&self) -> Result<&HostBuffer> {

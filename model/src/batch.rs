@@ -1,6 +1,7 @@
 //! Packed micro-batches: documents side by side on one token axis.
 
 use vila_engine::NO_ROW;
+use vila_engine::ops::LinearCrossEntropy;
 
 use crate::{Error, Result};
 
@@ -48,9 +49,9 @@ pub struct PackedBatch {
     pub cu_seqlens: Vec<u32>,
     /// `[images * tokens_per_image]`: rows where image features go, in order.
     pub image_slots: Vec<u32>,
-    /// `[S]`: rows whose next token is supervised.
+    /// `[S]`: rows whose next token is supervised; [`NO_ROW`] in a tail that makes shapes repeat.
     pub supervised_rows: Vec<u32>,
-    /// `[S]`: those next tokens.
+    /// `[S]`: those next tokens, [`NO_ROW`] in the tail.
     pub targets: Vec<u32>,
     /// The images.
     pub images: Images,
@@ -62,7 +63,8 @@ pub fn expanded_len(tokens: usize, images: usize, tokens_per_image: usize) -> us
 }
 
 impl PackedBatch {
-    /// Lays documents side by side and fills up to a multiple of `align` with an inert tail.
+    /// Lays documents side by side and fills up to a multiple of `align` with an inert tail; with `align` above 1 supervised
+    /// rows are filled up to whole chunks of the loss, too.
     ///
     /// # Errors
     /// [`Error::Input`] if a supervised position is an image, the first of its document, or out of step with the tokens.
@@ -85,7 +87,17 @@ impl PackedBatch {
             batch.positions.resize(batch.ids.len(), 0);
             batch.cu_seqlens.push(batch.ids.len() as u32);
         }
+        if align > 1 {
+            let padded = batch.targets.len().next_multiple_of(LinearCrossEntropy::CHUNK);
+            batch.supervised_rows.resize(padded, NO_ROW);
+            batch.targets.resize(padded, NO_ROW);
+        }
         Ok(batch)
+    }
+
+    /// Supervised tokens.
+    pub fn supervised(&self) -> usize {
+        self.targets.iter().filter(|&&target| target != NO_ROW).count()
     }
 
     fn push(&mut self, document: &Document, tokens_per_image: usize) -> Result<()> {

@@ -1,13 +1,12 @@
 use std::path::PathBuf;
 
-use vila_autograd::{Tape, Var};
-use vila_engine::ops::{Attention, Copy};
-use vila_engine::philox::Stream as Random;
-use vila_engine::{Tensor, ops};
+use vila_autograd::{ParamStore, Tape, Var};
+use vila_engine::ops::{Attention, Copy, Sample};
+use vila_engine::{Backend, DType, Tensor, ops};
 
 use crate::llama::Stream;
 use crate::tokenizer::place_images;
-use crate::{Document, Error, Images, PackedBatch, Result, Vila};
+use crate::{Document, Error, Images, PackedBatch, Result, Vila, VilaModel};
 
 /// How to choose tokens and when to stop.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,35 +73,76 @@ pub fn generate_ids(vila: &Vila, tokens: Vec<u32>, pixels: Vec<f32>, options: &G
         )));
     }
     let limit = options.max_new_tokens.min(room);
-    let mut tape = vila.tape();
-    let mut cache = Cache::new(vila, prompt.ids.len() + limit)?;
-    let embedded = vila.model.embed(&mut tape, &prompt)?;
-    let mut hidden = cache.extend(vila, &mut tape, embedded)?;
-    let mut random = Random::new(options.seed, 0);
+    let mut generator = Generator::new(vila.backend(), &vila.store, &vila.model, &prompt, prompt.ids.len() + limit)?;
     let mut ids = Vec::new();
     let mut finish = FinishReason::Length;
     while ids.len() < limit {
-        let token = choose(&last_logits(vila, &mut tape, &hidden)?, options, &mut random);
+        let next = generator.sample(options)?;
+        let token = vila.backend().to_vec::<u32>(&next)?[0];
         ids.push(token);
         if vila.stops_at(token) {
             finish = FinishReason::Stop;
             break;
         }
         if ids.len() < limit {
-            let id = vila.backend().upload_u32(&[token])?;
-            let embedded = tape.embedding(vila.model.llm.embed, &id)?;
-            hidden = cache.extend(vila, &mut tape, embedded)?;
+            generator.advance(&next)?;
         }
     }
     let text = vila.tokenizer.decode(&ids)?;
     Ok(Generation { ids, text, finish })
 }
 
-fn last_logits<'a>(vila: &'a Vila, tape: &mut Tape<'a>, hidden: &Var<'a>) -> Result<Vec<f32>> {
-    let rows = hidden.tensor().rows();
-    let last = tape.input(hidden.tensor().slice_rows(rows - 1..rows)?, false);
-    let logits = vila.model.logits(tape, &last)?;
-    Ok(vila.backend().to_vec::<f32>(&logits)?)
+/// Continues one document token by token, with cached keys and values. Tokens stay on the device until they are read.
+pub struct Generator<'a> {
+    backend: &'a dyn Backend,
+    model: &'a VilaModel,
+    tape: Tape<'a>,
+    cache: Cache,
+    /// Hidden states of the newest positions.
+    hidden: Var<'a>,
+    sampled: u64,
+}
+
+impl<'a> Generator<'a> {
+    /// Runs the prompt; `capacity` is the most positions, prompt included.
+    pub fn new(
+        backend: &'a dyn Backend,
+        store: &'a ParamStore,
+        model: &'a VilaModel,
+        prompt: &PackedBatch,
+        capacity: usize,
+    ) -> Result<Self> {
+        let mut tape = Tape::inference(backend, store);
+        let mut cache = Cache::new(backend, model, store.dtype(), capacity)?;
+        let embedded = model.embed(&mut tape, prompt)?;
+        let hidden = cache.extend(model, &mut tape, embedded)?;
+        Ok(Generator { backend, model, tape, cache, hidden, sampled: 0 })
+    }
+
+    /// Chooses the next token: `[1]` u32.
+    pub fn sample(&mut self, options: &GenerateOptions) -> Result<Tensor> {
+        let rows = self.hidden.tensor().rows();
+        let last = self.tape.input(self.hidden.tensor().slice_rows(rows - 1..rows)?, false);
+        let logits = self.model.logits(&mut self.tape, &last)?;
+        let out = self.backend.alloc(DType::U32, 1, 1)?;
+        self.backend.sample(&Sample {
+            logits: &logits,
+            temperature: options.temperature,
+            top_p: options.top_p,
+            seed: options.seed,
+            index: self.sampled,
+            out: &out,
+        })?;
+        self.sampled += 1;
+        Ok(out)
+    }
+
+    /// Runs one more position; fails beyond the capacity.
+    pub fn advance(&mut self, token: &Tensor) -> Result<()> {
+        let embedded = self.tape.embedding(self.model.llm.embed, token)?;
+        self.hidden = self.cache.extend(self.model, &mut self.tape, embedded)?;
+        Ok(())
+    }
 }
 
 /// Keys and values of all positions so far, per layer.
@@ -112,21 +152,20 @@ struct Cache {
 }
 
 impl Cache {
-    fn new(vila: &Vila, capacity: usize) -> Result<Self> {
-        let (backend, cols) = (vila.backend(), vila.config.llm.heads.kv_cols());
+    fn new(backend: &dyn Backend, model: &VilaModel, dtype: DType, capacity: usize) -> Result<Self> {
+        let cols = model.llm.config.heads.kv_cols();
         let layer = |_| -> Result<(Tensor, Tensor)> {
-            let dtype = vila.store.dtype();
             Ok((backend.alloc(dtype, capacity, cols)?, backend.alloc(dtype, capacity, cols)?))
         };
-        Ok(Cache { layers: (0..vila.model.llm.layers()).map(layer).collect::<Result<_>>()?, len: 0 })
+        Ok(Cache { layers: (0..model.llm.layers()).map(layer).collect::<Result<_>>()?, len: 0 })
     }
 
     /// Runs new positions (`[t, D]` embeddings) through the decoder; returns their hidden states.
-    fn extend<'a>(&mut self, vila: &'a Vila, tape: &mut Tape<'a>, embedded: Var<'a>) -> Result<Var<'a>> {
-        let llm = &vila.model.llm;
+    fn extend<'a>(&mut self, model: &'a VilaModel, tape: &mut Tape<'a>, embedded: Var<'a>) -> Result<Var<'a>> {
+        let llm = &model.llm;
         let (start, rows) = (self.len, embedded.tensor().rows());
         let end = start + rows;
-        let backend = vila.backend();
+        let backend = tape.backend();
         let positions = backend.upload_u32(&(start as u32..end as u32).collect::<Vec<_>>())?;
         let cu_seqlens_q = backend.upload_u32(&[0, rows as u32])?;
         let cu_seqlens_k = backend.upload_u32(&[0, end as u32])?;
@@ -159,45 +198,4 @@ impl Cache {
         self.len = end;
         Ok(llm.finish(tape, stream)?)
     }
-}
-
-/// The likeliest token, the first among equals.
-pub(crate) fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, &score) in logits.iter().enumerate() {
-        if score > logits[best] {
-            best = token;
-        }
-    }
-    best as u32
-}
-
-fn choose(logits: &[f32], options: &GenerateOptions, random: &mut Random) -> u32 {
-    if options.temperature <= 0.0 {
-        return argmax(logits);
-    }
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut weights: Vec<(u32, f64)> = logits
-        .iter()
-        .enumerate()
-        .map(|(token, &score)| (token as u32, (f64::from(score - max) / options.temperature).exp()))
-        .collect();
-    weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
-    let mut kept = 0.0;
-    let count = weights.iter().take_while(|(_, weight)| {
-        let more = kept < options.top_p * total;
-        kept += weight;
-        more
-    });
-    let count = count.count().max(1);
-    weights.truncate(count);
-    let mut left = random.uniform() * weights.iter().map(|(_, weight)| weight).sum::<f64>();
-    for &(token, weight) in &weights {
-        left -= weight;
-        if left < 0.0 {
-            return token;
-        }
-    }
-    weights.last().map_or(0, |&(token, _)| token)
 }

@@ -1,6 +1,5 @@
 use std::path::PathBuf;
 
-use crate::generate::argmax;
 use crate::tokenizer::place_images;
 use crate::{Document, Error, Images, PackedBatch, Result, Vila};
 
@@ -41,7 +40,7 @@ pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) 
     let predicting = hidden.tensor().slice_rows(rows - tokens.len() - 1..rows - 1)?;
     let predicting = tape.input(predicting, false);
     let logits = vila.model.logits(&mut tape, &predicting)?;
-    let (vocab, logits) = (logits.cols(), vila.backend().to_vec::<f32>(&logits)?);
+    let (vocab, logits) = (logits.cols(), vila.backend().to_f32(&logits)?);
     let mut result = Score { logprob: 0.0, greedy: true, tokens, token_logprobs: Vec::new() };
     for (&token, logits) in result.tokens.iter().zip(logits.chunks(vocab)) {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -56,4 +55,15 @@ pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) 
     }
     result.logprob = result.token_logprobs.iter().sum();
     Ok(result)
+}
+
+/// The likeliest token, the first among equals.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best: Option<usize> = None;
+    for (token, &score) in logits.iter().enumerate() {
+        if !score.is_nan() && best.is_none_or(|best| score > logits[best]) {
+            best = Some(token);
+        }
+    }
+    best.unwrap_or(0) as u32
 }

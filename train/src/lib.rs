@@ -7,11 +7,14 @@ pub mod data;
 mod device;
 mod error;
 pub mod evaluate;
+#[cfg(feature = "cuda")]
+pub mod gemm_table;
 pub mod loader;
 pub mod metrics;
 pub mod optimizer;
 pub mod order;
 pub mod packing;
+pub mod profile;
 pub mod progress;
 pub mod quickstart;
 pub mod recipe;
@@ -19,5 +22,5 @@ pub mod run;
 pub mod sources;
 pub mod toy;
 
-pub use device::open_device;
+pub use device::{Device, DeviceError, open_device};
 pub use error::{Error, Result};

@@ -166,7 +166,7 @@ impl StageData {
             let wanted: Vec<ImageRef> = bin.iter().flat_map(|&i| images[i].iter().copied()).collect();
             let pixels = self.images.get(&self.sources, &wanted)?;
             let batch = PackedBatch::new(&members, pixels, self.geometry.tokens_per_image, self.geometry.align)?;
-            step.supervised += batch.targets.len() as u64;
+            step.supervised += batch.supervised() as u64;
             step.images += wanted.len() as u64;
             step.batches.push(batch);
         }
@@ -320,7 +320,7 @@ fn encode_images(
             chunk.into_par_iter().map(|image| decode(source, ImageId(image), processor)).collect::<Result<_>>()?;
         let mut tape = Tape::inference(backend, store);
         let encoded = model.vision_features(&mut tape, &pixels.concat())?;
-        features.extend(backend.to_vec::<f32>(encoded.tensor())?);
+        features.extend(backend.to_f32(encoded.tensor())?);
     }
     Ok(FeatureBank { features, per_image })
 }

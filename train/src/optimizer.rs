@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use vila_autograd::ParamStore;
-use vila_engine::ops::{AdamW, SumSquares};
-use vila_engine::{Backend, DType, Tensor};
+use vila_engine::ops::{AdamW, GradientGate, SumSquares};
+use vila_engine::{Backend, DType, Owner, Tensor};
 
-use crate::Result;
 use crate::recipe::StageSpec;
+use crate::{Error, Result};
 
 /// Learning rate over the peak at step `step` (from 0) of `steps`: linear warm-up from 0 over `⌈warmup steps⌉` steps,
 /// then half a cosine down to `min_ratio` (spec 4.2).
@@ -27,14 +27,19 @@ struct Span {
     group: usize,
 }
 
-/// Adam's moments at the offsets of the flat weights, and the number of updates so far.
+/// Adam's moments at the offsets of the flat weights, and the number of updates so far. An update waits for nothing: norm,
+/// clipping and count stay on the device.
 pub struct Optimizer {
     /// First moments, `[1, n]`.
     pub m: Tensor,
     /// Second moments, `[1, n]`.
     pub v: Tensor,
-    /// Updates applied; decides the bias correction.
-    pub updates: u64,
+    /// Sum of squares of the newest gradients, `[1]` f64.
+    sum: Tensor,
+    /// See [`GradientGate`].
+    gate: Tensor,
+    /// Updates applied, `[1]` u32; decides the bias correction.
+    updates: Tensor,
     spans: Vec<Span>,
 }
 
@@ -52,27 +57,48 @@ impl Optimizer {
                 _ => spans.push(Span { range: range.range.clone(), decay: range.decay, group: range.group }),
             }
         }
-        Ok(Optimizer { m: backend.zeros(DType::F32, 1, n)?, v: backend.zeros(DType::F32, 1, n)?, updates: 0, spans })
+        let zeros = |dtype, cols| backend.zeros_for(Owner::Optimizer, dtype, 1, cols);
+        Ok(Optimizer {
+            m: zeros(DType::F32, n)?,
+            v: zeros(DType::F32, n)?,
+            sum: zeros(DType::F64, 1)?,
+            gate: zeros(DType::F32, 4)?,
+            updates: zeros(DType::U32, 1)?,
+            spans,
+        })
     }
 
-    /// Norm of all gradients.
-    pub fn grad_norm(&self, backend: &dyn Backend, store: &ParamStore) -> Result<f64> {
-        let sum = backend.zeros(DType::F64, 1, 1)?;
-        backend.sum_squares(&SumSquares { x: store.flat_grads(), sum: &sum })?;
-        Ok(backend.to_vec::<f64>(&sum)?[0].sqrt())
+    /// Norm of the gradients of the last update; waits for the device.
+    pub fn grad_norm(&self, backend: &dyn Backend) -> Result<f64> {
+        Ok(backend.to_vec::<f64>(&self.sum)?[0].sqrt())
     }
 
-    /// One update with gradients of norm `grad_norm`; `rate` is the schedule's share of the peak learning rate.
+    /// Updates applied; waits for the device.
+    pub fn updates(&self, backend: &dyn Backend) -> Result<u64> {
+        Ok(u64::from(backend.to_vec::<u32>(&self.updates)?[0]))
+    }
+
+    /// Goes on after `updates` updates.
+    pub fn set_updates(&mut self, backend: &dyn Backend, updates: u64) -> Result<()> {
+        let updates = u32::try_from(updates).map_err(|_| Error::Data(format!("{updates} updates are too many")))?;
+        Ok(backend.upload(bytemuck::bytes_of(&updates), &self.updates)?)
+    }
+
+    /// One update, skipped on the device if the gradients' norm or one of `losses` is not finite; `rate` is the schedule's
+    /// share of the peak learning rate.
     pub fn update(
         &mut self,
         backend: &dyn Backend,
         store: &ParamStore,
         stage: &StageSpec,
         rate: f64,
-        grad_norm: f64,
+        losses: Option<&Tensor>,
     ) -> Result<()> {
-        self.updates += 1;
-        let grad_scale = if stage.clip > 0.0 && grad_norm > stage.clip { stage.clip / grad_norm } else { 1.0 };
+        self.sum = backend.zeros_for(Owner::Optimizer, DType::F64, 1, 1)?;
+        backend.sum_squares(&SumSquares { x: store.flat_grads(), sum: &self.sum })?;
+        let (gate, updates) = (&self.gate, &self.updates);
+        backend.gradient_gate(&GradientGate { sum: &self.sum, losses, clip: stage.clip, gate, updates })?;
+        let published = (store.dtype() == DType::BF16).then_some(store.flat_weights());
         for span in &self.spans {
             let cut = |flat: &Tensor| flat.slice_cols(span.range.clone());
             let peak = if span.group == 0 { stage.lr } else { stage.projector_lr.unwrap_or(stage.lr) };
@@ -81,15 +107,18 @@ impl Optimizer {
                 m: &cut(&self.m)?,
                 v: &cut(&self.v)?,
                 grad: &cut(store.flat_grads())?,
-                grad_scale,
+                publish: published.map(cut).transpose()?.as_ref(),
+                gate,
+                updates,
                 lr: peak * rate,
                 betas: (stage.betas[0], stage.betas[1]),
                 eps: stage.eps,
                 decay: if span.decay { stage.weight_decay } else { 0.0 },
-                step: self.updates,
+                seed: 0,
+                offset: span.range.start as u64,
             })?;
         }
-        Ok(store.publish_masters(backend)?)
+        Ok(())
     }
 }
 

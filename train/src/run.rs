@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use vila_autograd::{ParamStore, Tape};
-use vila_engine::{Backend, DType};
+use vila_autograd::{ParamSpec, ParamStore, Tape};
+use vila_engine::ops::Copy;
+use vila_engine::{Backend, DType, Tensor};
 use vila_model::image::ImageProcessor;
 use vila_model::tokenizer::Tokenizer;
 use vila_model::{Vila, VilaModel};
@@ -19,6 +20,7 @@ use crate::data::shard::ShardReader;
 use crate::loader::{Geometry, Source, StageData, Step};
 use crate::metrics::{MetricsFile, StepMetrics, WallMetrics};
 use crate::optimizer::{Optimizer, schedule};
+use crate::profile::{self, Profiler};
 use crate::progress::Progress;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
 use crate::sources::open_source;
@@ -31,6 +33,8 @@ pub struct RunOptions {
     pub restart: bool,
     /// Set from outside to the number of a signal: the run saves and stops after the step in progress.
     pub stop: Arc<AtomicUsize>,
+    /// Steps of each stage whose ops are measured, after a first one; see [`crate::profile`].
+    pub profile: u64,
 }
 
 impl RunOptions {
@@ -57,9 +61,11 @@ pub struct RunReport {
 /// Runs or resumes a recipe; `path` names it in messages.
 ///
 /// # Errors
-/// Everything that can be wrong with recipe, data, model or disk; [`Error::NotFinite`] before an update that would
+/// Everything that can be wrong with recipe, data, model or disk; [`Error::NotFinite`] in place of an update that would
 /// spoil the weights. What was saved before stays usable.
 pub fn train(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>, options: &RunOptions) -> Result<RunReport> {
+    let profiler = (options.profile > 0).then(|| Arc::new(Profiler::new(Arc::clone(&backend))));
+    let backend = profiler.clone().map_or(backend, |profiler| profiler as Arc<dyn Backend>);
     let hash = recipe.hash().to_string();
     std::fs::create_dir_all(&recipe.out).map_err(Error::io(&recipe.out))?;
     let _lock = lock(&recipe.out)?;
@@ -73,8 +79,9 @@ pub fn train(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>, options: &
     let latest = checkpoints.latest()?;
     let resumed = latest.as_deref().map(load_state).transpose()?;
     check_claim(&recipe.out, &hash, resumed.as_ref())?;
+    let stage = recipe.stage.get(resumed.as_ref().map_or(0, |state| state.stage));
     let mut session = match &latest {
-        Some(dir) => Session::load(dir, backend, recipe)?,
+        Some(dir) => Session::load(dir, backend, recipe, stage)?,
         None => Session::start(recipe, path, backend)?,
     };
     let mut state = resumed.unwrap_or_else(|| TrainerState {
@@ -90,7 +97,8 @@ pub fn train(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>, options: &
     });
     let mut newest = latest;
     while state.stage < recipe.stage.len() {
-        let runner = StageRunner { recipe, stage: &recipe.stage[state.stage], checkpoints: &checkpoints, options };
+        let (stage, profiler) = (&recipe.stage[state.stage], profiler.as_deref());
+        let runner = StageRunner { recipe, stage, checkpoints: &checkpoints, options, profiler };
         let (dir, stopped) = runner.run(&mut session, &mut state, newest.as_deref())?;
         newest = Some(dir.clone());
         if let Some(signal) = stopped {
@@ -141,7 +149,7 @@ fn lock(out: &Path) -> Result<std::fs::File> {
 
 /// Removes a run's files, and nothing else, from its output directory.
 pub(crate) fn discard(out: &Path) -> Result<()> {
-    for name in ["latest", CLAIM, "metrics.jsonl", "checkpoints"] {
+    for name in ["latest", CLAIM, "metrics.jsonl", "checkpoints", "profile"] {
         let path = out.join(name);
         let removed = if path.is_dir() && !path.is_symlink() {
             std::fs::remove_dir_all(&path)
@@ -168,14 +176,15 @@ struct Session {
 impl Session {
     fn start(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>) -> Result<Self> {
         if let Some(from) = &recipe.model.from {
-            return Self::load(from, backend, recipe);
+            return Self::load(from, backend, recipe, recipe.stage.first());
         }
         let file =
             recipe.model.tokenizer.as_ref().ok_or_else(|| Error::recipe(path, "`model.tokenizer` is missing"))?;
         let tokenizer = Tokenizer::from_file(file)?;
         let ids = TokenIds { bos: tokenizer.bos(), eos: tokenizer.eos(), image: tokenizer.image_token() };
         let (config, processor) = recipe.random_model(path, tokenizer.vocab_size(), ids)?;
-        let store = ParamStore::new(&*backend, VilaModel::specs(&config), DType::F32, recipe.seed, |_| false)?;
+        let dtype = recipe.model.precision.into();
+        let store = ParamStore::new(&*backend, VilaModel::specs(&config), dtype, recipe.seed, |_| false)?;
         let carried = Carried {
             config,
             extras: BTreeMap::new(),
@@ -186,8 +195,10 @@ impl Session {
         Ok(Session { backend, carried, store: Some(store), tokenizer, processor })
     }
 
-    fn load(dir: &Path, backend: Arc<dyn Backend>, recipe: &Recipe) -> Result<Self> {
-        let vila = Vila::load(dir, Arc::clone(&backend))?;
+    /// What `stage` trains keeps its f32 values as master weights.
+    fn load(dir: &Path, backend: Arc<dyn Backend>, recipe: &Recipe, stage: Option<&StageSpec>) -> Result<Self> {
+        let trains = |spec: &ParamSpec| stage.is_some_and(|stage| stage.trains(&spec.name));
+        let vila = Vila::load_with(dir, Arc::clone(&backend), recipe.model.precision.into(), trains)?;
         let carried = Carried {
             config: vila.config,
             extras: vila.extras,
@@ -261,6 +272,23 @@ struct StageRunner<'a> {
     stage: &'a StageSpec,
     checkpoints: &'a Checkpoints,
     options: &'a RunOptions,
+    profiler: Option<&'a Profiler>,
+}
+
+/// While it lives, a wait for the device is an error in debug builds: nothing inside a step may need one.
+struct NoWaiting<'a>(&'a dyn Backend);
+
+impl<'a> NoWaiting<'a> {
+    fn new(backend: &'a dyn Backend) -> Self {
+        backend.allow_waiting(!cfg!(debug_assertions));
+        NoWaiting(backend)
+    }
+}
+
+impl Drop for NoWaiting<'_> {
+    fn drop(&mut self) {
+        self.0.allow_waiting(true);
+    }
 }
 
 /// Losses behind a stage's `last_loss`.
@@ -287,7 +315,7 @@ impl StageRunner<'_> {
         self.check_data(&data, state)?;
         if let (true, Some(dir)) = (state.step > 0, resume_from) {
             load_moments(dir, backend, store, &mut optimizer)?;
-            optimizer.updates = state.updates;
+            optimizer.set_updates(backend, state.updates)?;
         } else {
             state.progress = StageReport { name: self.stage.name.clone(), ..StageReport::default() };
         }
@@ -299,20 +327,25 @@ impl StageRunner<'_> {
         };
         let data = &data;
         std::thread::scope(|scope| -> Result<(PathBuf, Option<usize>)> {
-            let steps = data.prefetch(scope, state.step, self.stage.steps);
+            let (steps, resumed_at) = (data.prefetch(scope, state.step, self.stage.steps), state.step);
             while state.step < self.stage.steps {
+                self.profile(state.step - resumed_at)?;
                 let start = Instant::now();
                 let step = steps.recv().map_err(|_| Error::Data("the data loader ended early".into()))??;
                 let waited = start.elapsed().as_secs_f64();
-                let (loss, grad_norm) = self.forward_backward(backend, store, &model, &optimizer, &step)?;
+                let no_waiting = NoWaiting::new(backend);
+                let losses = self.forward_backward(backend, store, &model, &step)?;
+                let rate = schedule(state.step, self.stage.steps, self.stage.warmup, self.stage.min_lr_ratio);
+                optimizer.update(backend, store, self.stage, rate, Some(&losses))?;
+                drop(no_waiting);
+                // All that the host waits for in a step.
+                let loss = backend.to_vec::<f32>(&losses)?.into_iter().map(f64::from).sum::<f64>();
+                let grad_norm = optimizer.grad_norm(backend)?;
                 if !loss.is_finite() || !grad_norm.is_finite() {
                     return Err(self.not_finite(data, &step, state, loss, grad_norm));
                 }
-                let rate = schedule(state.step, self.stage.steps, self.stage.warmup, self.stage.min_lr_ratio);
-                optimizer.update(backend, store, self.stage, rate, grad_norm)?;
                 state.step += 1;
                 state.global_step += 1;
-                state.updates = optimizer.updates;
                 let last = state.step == self.stage.steps;
                 let due = |every: u64| every > 0 && (state.step.is_multiple_of(every) || last);
                 let validation_loss = match &held_out {
@@ -351,18 +384,37 @@ impl StageRunner<'_> {
                 let signal = self.options.stop.load(Ordering::Relaxed);
                 let every = self.recipe.checkpoint.every;
                 if signal != 0 || (every > 0 && state.step.is_multiple_of(every)) {
+                    state.updates = optimizer.updates(backend)?;
                     let dir = save(&step_name(&self.stage.name, state.global_step), &optimizer, state)?;
                     if signal != 0 {
                         return Ok((dir, Some(signal)));
                     }
                 }
             }
+            self.profile(1 + self.options.profile)?;
             state.finished.push(std::mem::take(&mut state.progress));
             (state.stage, state.step, state.updates) = (state.stage + 1, 0, 0);
             let dir = save(&self.stage.name, &optimizer, state)?;
             let signal = self.options.stop.load(Ordering::Relaxed);
             Ok((dir, (signal != 0 && state.stage < self.recipe.stage.len()).then_some(signal)))
         })
+    }
+
+    /// Measures the steps after the first one of a stage; writes what was found when they are over.
+    fn profile(&self, steps_run: u64) -> Result<()> {
+        let Some(profiler) = self.profiler else { return Ok(()) };
+        if steps_run == 1 {
+            profiler.start();
+        }
+        if steps_run != 1 + self.options.profile {
+            return Ok(());
+        }
+        if let Some(records) = profiler.stop() {
+            let folder = self.recipe.out.join("profile").join(&self.stage.name);
+            std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            profile::write(&records, &folder)?;
+        }
+        Ok(())
     }
 
     /// A stage that goes on must see the documents it began with.
@@ -381,26 +433,25 @@ impl StageRunner<'_> {
         Ok(())
     }
 
-    /// Mean loss of the step's supervised tokens and the norm of its gradients.
+    /// The gradients of a step, and what each micro-batch adds to the mean loss of its supervised tokens: `[batches, 1]`.
     fn forward_backward(
         &self,
         backend: &dyn Backend,
         store: &ParamStore,
         model: &VilaModel,
-        optimizer: &Optimizer,
         step: &Step,
-    ) -> Result<(f64, f64)> {
+    ) -> Result<Tensor> {
         store.zero_grads(backend)?;
         let scale = 1.0 / step.supervised as f64;
-        let mut loss = 0.0;
-        for batch in &step.batches {
+        let losses = backend.zeros(DType::F32, step.batches.len(), 1)?;
+        for (index, batch) in step.batches.iter().enumerate() {
             let mut tape = Tape::new(backend, store).recompute(self.recipe.model.recompute.into());
             if let Some(root) = model.loss(&mut tape, batch, scale)? {
                 tape.backward_loss(&root)?;
-                loss += f64::from(backend.to_vec::<f32>(root.tensor())?[0]);
+                backend.copy(&Copy { x: root.tensor(), y: &losses.slice_rows(index..index + 1)? })?;
             }
         }
-        Ok((loss, optimizer.grad_norm(backend, store)?))
+        Ok(losses)
     }
 
     fn not_finite(&self, data: &StageData, step: &Step, state: &TrainerState, loss: f64, grad_norm: f64) -> Error {

@@ -2,6 +2,13 @@
 
 use crate::isa::{Inst, Op};
 
+/// Whether control can run or jump past the last instruction.
+pub(crate) fn reaches_end(insts: &[Inst]) -> bool {
+    let leaves = |op: &Op| matches!(op, Op::Bra { .. } | Op::BrIdx { .. } | Op::Ret | Op::Exit | Op::Trap);
+    let falls = insts.last().is_none_or(|last| last.guard.is_some() || !leaves(&last.op));
+    falls || insts.iter().any(|inst| targets(&inst.op).into_iter().any(|target| target as usize == insts.len()))
+}
+
 /// Marks leaders, numbers the blocks and gives every branch the place where its lanes meet again.
 /// Returns the number of blocks.
 pub(crate) fn analyse(insts: &mut [Inst]) -> u32 {

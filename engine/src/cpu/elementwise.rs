@@ -72,9 +72,6 @@ const SUM_CHUNK: usize = 1 << 14;
 
 pub fn sum_squares_fast(cpu: &CpuBackend, args: &SumSquares) -> Result<()> {
     let x = args.x.read::<f32>()?;
-    if !args.x.is_contiguous() {
-        return sum_squares_reference(args);
-    }
     let partial = |chunk: &[f32]| {
         cpu.arch.dispatch(|| {
             let mut lanes = [0.0f64; 8];

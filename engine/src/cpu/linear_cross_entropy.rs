@@ -3,13 +3,13 @@ use rayon::prelude::*;
 use crate::cpu::matrix::{Matrix, load_indices};
 use crate::cpu::{CpuBackend, chunk_rows, gemm, linear, math};
 use crate::ops::{Gemm, Linear, LinearCrossEntropy};
-use crate::{Result, Tensor};
+use crate::{NO_ROW, Result, Tensor};
 
 const OP: &str = "linear_cross_entropy";
 
 pub fn fast(cpu: &CpuBackend, args: &LinearCrossEntropy) -> Result<()> {
     let (rows, vocab) = (args.hidden.rows(), args.weight.rows());
-    let targets = load_indices(OP, args.targets, vocab, false)?;
+    let targets = load_indices(OP, args.targets, vocab, true)?;
     let logits = cpu.scratch(LinearCrossEntropy::CHUNK.min(rows), vocab)?;
     let mut row_loss = vec![0.0; rows];
     for start in (0..rows).step_by(LinearCrossEntropy::CHUNK) {
@@ -41,6 +41,11 @@ fn loss_and_gradient(cpu: &CpuBackend, logits: &Tensor, targets: &[u32], scale: 
     chunks.zip(targets.par_chunks(chunk)).zip(losses.par_chunks_mut(chunk)).for_each(|((logits, targets), losses)| {
         cpu.arch.dispatch(|| {
             for ((row, &target), loss) in logits.chunks_mut(vocab).zip(targets).zip(losses) {
+                if target == NO_ROW {
+                    row.fill(0.0);
+                    *loss = 0.0;
+                    continue;
+                }
                 let (max, wanted) = (math::max(row), row[target as usize]);
                 for x in row.iter_mut() {
                     *x = math::exp(*x - max);
@@ -60,10 +65,10 @@ fn loss_and_gradient(cpu: &CpuBackend, logits: &Tensor, targets: &[u32], scale: 
 
 pub fn reference(args: &LinearCrossEntropy) -> Result<()> {
     let (hidden, weight) = (Matrix::load(args.hidden)?, Matrix::load(args.weight)?);
-    let targets = load_indices(OP, args.targets, weight.rows, false)?;
+    let targets = load_indices(OP, args.targets, weight.rows, true)?;
     let mut row_loss = Matrix::zeros(hidden.rows, 1);
     let mut dlogits = Matrix::zeros(hidden.rows, weight.rows);
-    for (i, &target) in targets.iter().enumerate() {
+    for (i, &target) in targets.iter().enumerate().filter(|(_, target)| **target != NO_ROW) {
         let logit = |v: usize| hidden.row(i).iter().zip(weight.row(v)).map(|(h, w)| h * w).sum::<f64>();
         let logits: Vec<f64> = (0..weight.rows).map(logit).collect();
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -7,6 +7,7 @@ mod elementwise;
 mod extract_patches;
 mod gelu;
 mod gemm;
+mod gradient_gate;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
@@ -15,6 +16,7 @@ mod matrix;
 mod rms_norm;
 mod rope;
 mod rows;
+mod sample;
 mod swiglu;
 mod vision_embed;
 
@@ -24,7 +26,7 @@ use half::bf16;
 
 use crate::ops::*;
 use crate::storage::HostPool;
-use crate::{Backend, DType, Error, Result, Storage, StorageStats, Tensor};
+use crate::{Backend, DType, Error, Owner, Result, Storage, StorageStats, Tensor};
 
 /// Runs ops on the CPU.
 ///
@@ -56,7 +58,7 @@ impl CpuBackend {
 
     /// Uninitialised f32 working memory.
     fn scratch(&self, rows: usize, cols: usize) -> Result<Tensor> {
-        self.alloc(DType::F32, rows, cols)
+        self.alloc_for(Owner::Workspace, DType::F32, rows, cols)
     }
 }
 
@@ -79,10 +81,9 @@ impl Backend for CpuBackend {
         "cpu"
     }
 
-    fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
-        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
-        let bytes = bytes.ok_or(Error::OutOfMemory { requested: usize::MAX, in_use: self.pool.stats().in_use })?;
-        let storage = Arc::new(Storage::Host(self.pool.alloc(bytes)?));
+    fn alloc_for(&self, owner: Owner, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
+        let bytes = crate::tensor::bytes(dtype, rows, cols)?;
+        let storage = Arc::new(Storage::Host(self.pool.alloc(bytes, owner)?));
         let tensor = Tensor::from_storage(storage, dtype, rows, cols);
         if cfg!(debug_assertions) {
             poison(&tensor)?;
@@ -166,8 +167,18 @@ impl Backend for CpuBackend {
         dropout, Dropout, dropout, reference, fast, |a| [Some(a.x), Some(a.y)];
         add, Add, elementwise, add_reference, add_fast, |a| [Some(a.x), Some(a.y)];
         sum_squares, SumSquares, elementwise, sum_squares_reference, sum_squares_fast, |a| [Some(a.x)];
-        adamw, AdamW, adamw, reference, fast, |a| [Some(a.weights), Some(a.m), Some(a.v), Some(a.grad)];
+        adamw, AdamW, adamw, reference, fast, |a| [Some(a.weights), Some(a.grad)];
         copy, Copy, elementwise, copy_reference, copy_fast, |a| [Some(a.x), Some(a.y)];
+    }
+
+    fn gradient_gate(&self, a: &GradientGate) -> Result<()> {
+        a.check()?;
+        gradient_gate::gate(a)
+    }
+
+    fn sample(&self, a: &Sample) -> Result<()> {
+        a.check()?;
+        sample::sample(a)
     }
 
     fn scale(&self, a: &Scale) -> Result<()> {

@@ -49,7 +49,7 @@ pub struct Fill<'a> {
 
 /// `sum += Σ x²`, in a fixed order; not finite if any element is not.
 pub struct SumSquares<'a> {
-    /// `[T, D]`.
+    /// `[T, D]`, contiguous.
     pub x: &'a Tensor,
     /// *accumulated* `[1]`, f64.
     pub sum: &'a Tensor,
@@ -58,6 +58,7 @@ pub struct SumSquares<'a> {
 impl SumSquares<'_> {
     /// Shape check.
     pub fn check(&self) -> Result<()> {
+        vector("sum_squares", "x", self.x, self.x.len())?;
         vector("sum_squares", "sum", self.sum, 1)?;
         crate::ops::same_dtype("sum_squares", "sum", self.sum, crate::DType::F64)
     }

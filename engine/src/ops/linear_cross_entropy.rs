@@ -4,12 +4,15 @@ use crate::{Result, Tensor};
 /// Output head and cross-entropy on supervised rows, in chunks, fused with the gradient; logits are never stored whole.
 ///
 /// `loss += scale Σ_i (logsumexp(logits_i) - logits_i[target_i])`, `logits = hidden weightᵀ`.
+///
+/// A row whose target is [`NO_ROW`](crate::NO_ROW) has no loss and no gradient (its hidden values must be finite), so that
+/// the number of rows can be fixed.
 pub struct LinearCrossEntropy<'a> {
     /// `[S, D]`.
     pub hidden: &'a Tensor,
     /// `[V, D]`.
     pub weight: &'a Tensor,
-    /// `[S]` u32, below `V`.
+    /// `[S]` u32, below `V`, or [`NO_ROW`](crate::NO_ROW).
     pub targets: &'a Tensor,
     /// Factor of the sum and of its gradient: one over the step's supervised tokens.
     pub scale: f64,

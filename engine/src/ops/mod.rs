@@ -3,37 +3,43 @@
 //! Notation: `T` tokens or rows, `D` model width, `H` query heads, `G` key/value heads, `C` head
 //! width. Outputs are marked *out*; outputs marked *accumulated* are added to. Float operands of one
 //! op share a type unless said otherwise; statistics (`rstd`, `mean`, `lse`) and losses are f32, or
-//! f64 when the operands are.
+//! f64 when the operands are; accumulated gradients of parameters are either.
 
 mod adamw;
 mod attention;
+mod cost;
 mod dropout;
 mod elementwise;
 mod extract_patches;
 mod gelu;
 mod gemm;
+mod gradient_gate;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod rms_norm;
 mod rope;
 mod rows;
+mod sample;
 mod swiglu;
 mod vision_embed;
 
 pub use adamw::AdamW;
 pub use attention::{Attention, AttentionBackward, HeadShape};
+pub use cost::{Cost, Op};
 pub use dropout::Dropout;
 pub use elementwise::{Add, Copy, Fill, Scale, SumSquares};
 pub use extract_patches::ExtractPatches;
 pub use gelu::{Gelu, GeluBackward, GeluKind};
 pub use gemm::Gemm;
+pub use gradient_gate::GradientGate;
 pub use layer_norm::{LayerNorm, LayerNormBackward};
 pub use linear::{BiasGrad, Linear};
 pub use linear_cross_entropy::LinearCrossEntropy;
 pub use rms_norm::{RmsNorm, RmsNormBackward};
 pub use rope::Rope;
 pub use rows::{GatherRows, ScatterAddRows, ScatterRows};
+pub use sample::Sample;
 pub use swiglu::{Swiglu, SwigluBackward};
 pub use vision_embed::{VisionEmbed, VisionEmbedBackward};
 

@@ -13,9 +13,9 @@ pub struct Rope<'a> {
     pub heads: usize,
     /// `C`, even.
     pub head_dim: usize,
-    /// `[P, C / 2]`: cosines by position.
+    /// `[P, C / 2]` in the type of statistics: cosines by position.
     pub cos: &'a Tensor,
-    /// `[P, C / 2]`: sines by position.
+    /// `[P, C / 2]` in the type of statistics: sines by position.
     pub sin: &'a Tensor,
     /// `[T]` u32, each below `P`.
     pub positions: &'a Tensor,

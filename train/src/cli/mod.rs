@@ -6,8 +6,12 @@ mod bench;
 mod data;
 mod doctor;
 mod inspect;
+#[cfg(feature = "cuda")]
+mod kernels;
 mod prompt;
 mod train;
+#[cfg(feature = "cuda")]
+mod tune;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,7 +21,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use vila_engine::Backend;
 
-use crate::open_device;
+use crate::{DeviceError, open_device};
 
 /// Trains and runs VILA, a visual language model, without a deep learning framework.
 #[derive(Parser)]
@@ -45,6 +49,10 @@ enum Command {
     /// Measures.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Compiles the CUDA kernels ahead, or checks them, without a GPU.
+    #[cfg(feature = "cuda")]
+    #[command(subcommand)]
+    Kernels(kernels::KernelsCommand),
     /// Says what this machine offers.
     Doctor(doctor::DoctorArguments),
 }
@@ -96,6 +104,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Score(arguments) => prompt::score(arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Bench(command) => bench::run(command),
+        #[cfg(feature = "cuda")]
+        Command::Kernels(command) => kernels::run(command),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
     };
     match result {
@@ -113,10 +123,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// Opens the device and says so in the first line.
 fn device(name: Option<&str>) -> Result<Arc<dyn Backend>, Failure> {
-    let backend = open_device(name).map_err(Usage::of)?;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    eprintln!("device: {} ({threads} threads)", backend.name());
-    Ok(backend)
+    let device = open_device(name).map_err(|error| match error {
+        DeviceError::Unknown(_) => Failure::from(Usage::of(error)),
+        error @ DeviceError::Unavailable { .. } => error.into(),
+    })?;
+    eprintln!("device: {}", device.label);
+    Ok(device.backend)
 }
 
 /// Prints to stdout; a reader that went away ends the program quietly.

@@ -30,6 +30,9 @@ pub(super) struct TrainArguments {
     /// Check recipe and data, and say what would run.
     #[arg(long)]
     dry_run: bool,
+    /// Measure the ops of this many steps of each stage; the run's folder gets profile/STAGE/profile.txt and trace.json.
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
+    profile: u64,
     /// Machine-readable results on stdout and nothing else.
     #[arg(long)]
     json: bool,
@@ -87,7 +90,7 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
         }
         return Ok(Outcome::Done);
     }
-    let options = RunOptions { restart: arguments.restart, stop: stop_flag()? };
+    let options = RunOptions { restart: arguments.restart, stop: stop_flag()?, profile: arguments.profile };
     let report = crate::run::train(&recipe, &arguments.recipe, backend, &options)?;
     if arguments.json {
         print_json(&report_json(&report))?;
@@ -120,7 +123,7 @@ pub(super) fn quickstart(arguments: QuickstartArguments) -> Result<Outcome, Fail
         seed: arguments.seed,
         digits: arguments.digits,
         sets: arguments.sets,
-        run: RunOptions { restart: arguments.restart, stop: stop_flag()? },
+        run: RunOptions { restart: arguments.restart, stop: stop_flag()?, profile: 0 },
     };
     let result = crate::quickstart::quickstart(&options, backend)?;
     if let Some(signal) = result.stopped_by {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vila_autograd::Recompute;
+use vila_engine::DType;
 use vila_engine::ops::{GeluKind, HeadShape};
 use vila_model::VilaConfig;
 use vila_model::config::{LlamaConfig, ProjectorConfig, ProjectorKind, VisionConfig, VisionFamily};
@@ -58,6 +59,29 @@ pub struct ModelSpec {
     /// What the backward pass computes again: `none`, `cheap` or `block`.
     #[serde(default)]
     pub recompute: RecomputeSpec,
+    /// Type of weights and activations: `f32` or `bf16` (with f32 master weights and gradients).
+    #[serde(default)]
+    pub precision: PrecisionSpec,
+}
+
+/// Type of weights and activations while training; reductions, masters, moments and the loss are f32 in both.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionSpec {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl From<PrecisionSpec> for DType {
+    fn from(spec: PrecisionSpec) -> Self {
+        match spec {
+            PrecisionSpec::F32 => DType::F32,
+            PrecisionSpec::Bf16 => DType::BF16,
+        }
+    }
 }
 
 /// See [`Recompute`].

@@ -212,7 +212,10 @@ pub(crate) fn decode(
         location: body.stmts.last().map_or(0, |s| s.location),
         scope: 0,
     };
-    d.push(Op::Ret, None, &end);
+    // Only where control gets there: a block that cannot run would count as not covered.
+    if crate::cfg::reaches_end(&d.code.insts) {
+        d.push(Op::Ret, None, &end);
+    }
     d.code.blocks = crate::cfg::analyse(&mut d.code.insts);
     d.code.calls.sort_unstable();
     d.code.calls.dedup();

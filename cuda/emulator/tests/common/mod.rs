@@ -1,13 +1,15 @@
 //! Finds NVRTC, and small helpers for tests, examples and benchmarks.
 #![allow(dead_code)]
 
+mod fetch;
+
+pub use fetch::VERSION;
+use fetch::{fetch, workspace};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
-pub const VERSION: &str = "13.0.88";
 const LIBRARY: &str = "libnvrtc.so.13";
 const BUILTINS: &str = "libnvrtc-builtins.so.13.0";
 
@@ -16,10 +18,6 @@ pub struct Nvrtc {
     library: Library,
     /// Kept open: the compiler looks it up by name.
     _builtins: Library,
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn candidates() -> Vec<PathBuf> {
@@ -33,36 +31,6 @@ fn candidates() -> Vec<PathBuf> {
     }
     dirs.push(workspace().join("target/nvrtc/nvidia/cu13/lib"));
     dirs
-}
-
-/// Fetches the wheel once.
-fn fetch() -> Result<(), String> {
-    let target = workspace().join("target");
-    let done = target.join("nvrtc");
-    // Several test programs may come here at once: each works in a directory of its own.
-    let work = target.join(format!("nvrtc.{}", std::process::id()));
-    std::fs::create_dir_all(&work).map_err(|e| e.to_string())?;
-    let run = |args: &[&str]| -> Result<(), String> {
-        let out =
-            Command::new("python3").args(args).current_dir(&work).output().map_err(|e| format!("python3: {e}"))?;
-        if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).trim().to_string()) }
-    };
-    let package = format!("nvidia-cuda-nvrtc=={VERSION}");
-    let result = run(&["-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", &package]).and_then(|()| {
-        let wheel = std::fs::read_dir(&work)
-            .map_err(|e| e.to_string())?
-            .filter_map(|f| f.ok()?.file_name().into_string().ok())
-            .find(|f| f.ends_with(".whl"))
-            .ok_or("pip left no wheel")?;
-        run(&["-m", "zipfile", "-e", &wheel, "unpacked"])?;
-        match std::fs::rename(work.join("unpacked"), &done) {
-            Ok(()) => Ok(()),
-            Err(_) if done.exists() => Ok(()),
-            Err(e) => Err(e.to_string()),
-        }
-    });
-    let _ = std::fs::remove_dir_all(&work);
-    result
 }
 
 fn open() -> Result<Nvrtc, String> {
