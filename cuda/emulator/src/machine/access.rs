@@ -86,7 +86,7 @@ impl Block<'_> {
         let detail = match found {
             Some((_, a)) => {
                 let name = a.name.as_ref().map_or(String::new(), |n| format!(" `{n}`"));
-                let past = (address + bytes).saturating_sub(a.base + a.len);
+                let past = address.saturating_add(bytes).saturating_sub(a.base + a.len);
                 format!("{past} bytes past the end of the allocation{name} of {} bytes at {:#x}", a.len, a.base)
             }
             None => "no allocation is near".to_string(),
