@@ -1,0 +1,42 @@
+//! `vila report`: a run's metrics, checkpoints and samples as one page that needs nothing else.
+//!
+//! `read` takes the files as they are, `series` makes curves of them that stay light however long the run was,
+//! `chart` draws curves, `panels` says which charts there are, `page` puts everything together.
+
+mod chart;
+mod events;
+mod format;
+mod page;
+mod panels;
+mod read;
+mod series;
+
+use std::path::Path;
+
+pub use read::ReportError;
+
+/// What a report shows.
+pub struct Written {
+    /// Steps of the run.
+    pub steps: usize,
+    /// Titles of its charts.
+    pub charts: Vec<&'static str>,
+    /// Titles of the charts for which there is no data.
+    pub left_out: Vec<&'static str>,
+    /// Generations of the model.
+    pub samples: usize,
+}
+
+/// Writes the report of a run's directory to `output`.
+///
+/// # Errors
+/// [`ReportError`] where the run's files are missing or damaged, or the page cannot be written.
+pub fn write(run: &Path, output: &Path) -> Result<Written, ReportError> {
+    let run = read::Run::open(run)?;
+    let (charts, left_out): (Vec<_>, Vec<_>) = panels::panels(&run).into_iter().partition(panels::Panel::has_data);
+    let page = page::page(&run, &charts, &left_out);
+    std::fs::write(output, page).map_err(ReportError::io(output))?;
+    let titles = |panels: &[panels::Panel]| panels.iter().map(|panel| panel.title).collect();
+    let (charts, left_out) = (titles(&charts), titles(&left_out));
+    Ok(Written { steps: run.rows.len(), charts, left_out, samples: run.samples.len() })
+}
