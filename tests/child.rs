@@ -11,7 +11,7 @@ const SEPARATOR: &str = "\u{1f}";
 #[test]
 fn child_process() {
     if let Ok(arguments) = std::env::var(CHILD) {
-        let code = vila_train::cli::run(arguments.split(SEPARATOR).map(Into::into));
+        let code = vila_train::cli::process(arguments.split(SEPARATOR).map(Into::into));
         std::process::exit(i32::from(code));
     }
 }

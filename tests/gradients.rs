@@ -109,7 +109,7 @@ const TABLE: &[Row] = &[
     ("linear_cross_entropy", |op| {
         check(op, &[(6, 4)], vec![spec("head", &[7, 4])], |tape, x| {
             let targets = tape.backend().upload_u32(&[0, 6, 3, 3, 1, 2])?;
-            tape.linear_cross_entropy(&x[0], id(tape, "head"), &targets, 0.25)
+            tape.linear_cross_entropy(&x[0], id(tape, "head"), &targets, 0.25, None)
         });
     }),
 ];

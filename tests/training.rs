@@ -45,7 +45,7 @@ pub fn world() -> &'static Path {
 }
 
 /// Every kind of stage in a few seconds.
-fn recipe_text() -> String {
+pub fn recipe_text() -> String {
     let world = world().display();
     format!(
         r#"
@@ -100,7 +100,7 @@ fn recipe_text() -> String {
     )
 }
 
-fn write_recipe(dir: &Path) -> PathBuf {
+pub fn write_recipe(dir: &Path) -> PathBuf {
     let path = dir.join("recipe.toml");
     std::fs::write(&path, recipe_text()).expect("recipe");
     path
@@ -112,12 +112,12 @@ fn vila(arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("utf-8 path")
 }
 
 /// Weights and moments of the newest checkpoint and the deterministic part of the metrics.
-fn outcome(run: &Path) -> Vec<(String, Vec<u8>)> {
+pub fn outcome(run: &Path) -> Vec<(String, Vec<u8>)> {
     let latest = run.join("latest");
     let files = [
         "llm/model.safetensors",
@@ -137,7 +137,7 @@ fn outcome(run: &Path) -> Vec<(String, Vec<u8>)> {
     all
 }
 
-fn interrupt(child: &mut Child, signal: &str) {
+pub fn interrupt(child: &mut Child, signal: &str) {
     let status = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill");
     assert!(status.success() || child.try_wait().expect("wait").is_some());
 }
@@ -173,7 +173,7 @@ fn a_stopped_or_killed_run_continues_bit_for_bit() {
 }
 
 /// Waits until a run has logged that many steps, or ended.
-fn wait_for_steps(out: &Path, steps: usize, child: &mut Child) {
+pub fn wait_for_steps(out: &Path, steps: usize, child: &mut Child) {
     let logged = || std::fs::read_to_string(out.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
     while logged() < steps && child.try_wait().expect("wait").is_none() {
         std::thread::sleep(Duration::from_millis(1));

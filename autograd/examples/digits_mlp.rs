@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let input = tape.input(x.slice_rows(0..train)?, false);
         let h = tape.linear(&input, hidden, Some(bias))?;
         let h = tape.gelu(&h, GeluKind::Tanh)?;
-        let loss = tape.linear_cross_entropy(&h, out, &targets, 1.0 / train as f64)?;
+        let loss = tape.linear_cross_entropy(&h, out, &targets, 1.0 / train as f64, None)?;
         tape.backward_loss(&loss)?;
         let (grad, betas) = (store.flat_grads(), (0.9, 0.999));
         cpu.adamw(&AdamW {

@@ -4,6 +4,7 @@ use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use half::bf16;
 
+use crate::dtype::bf16_from_f64;
 use crate::storage::{HostBuffer, Line};
 use crate::{DType, Element, Error, Result, Storage};
 
@@ -196,7 +197,7 @@ impl Tensor {
         match self.dtype {
             DType::F64 => self.set_with(values, |x| x),
             DType::F32 => self.set_with(values, |x| x as f32),
-            DType::BF16 => self.set_with(values, bf16::from_f64),
+            DType::BF16 => self.set_with(values, bf16_from_f64),
             got => Err(Error::DType { op: "set_f64", what: "tensor", expected: "a float type", got }),
         }
     }

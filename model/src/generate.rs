@@ -4,8 +4,9 @@ use vila_autograd::{ParamStore, Tape, Var};
 use vila_engine::ops::{Attention, Copy, Sample};
 use vila_engine::{Backend, DType, Tensor, ops};
 
+use crate::image::ImageProcessor;
 use crate::llama::Stream;
-use crate::tokenizer::place_images;
+use crate::tokenizer::{Tokenizer, place_images};
 use crate::{Document, Error, Images, PackedBatch, Result, Vila, VilaModel};
 
 /// How to choose tokens and when to stop.
@@ -54,42 +55,79 @@ pub struct Generation {
 /// # Errors
 /// [`Error::Input`] if marks and images differ in number or the prompt exceeds the context; image errors.
 pub fn generate(vila: &Vila, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<Generation> {
-    let prompt = place_images(prompt, images.len())?;
-    let tokens = vila.tokenizer.encode_prompt(&prompt)?;
-    let pixels = vila.load_images(images)?;
-    generate_ids(vila, tokens, pixels, options)
+    vila.parts().generate(prompt, images, options)
 }
 
 /// Continues token ids; `pixels` are those of the images at the placeholders ([`vila_engine::NO_ROW`]), in order.
 pub fn generate_ids(vila: &Vila, tokens: Vec<u32>, pixels: Vec<f32>, options: &GenerateOptions) -> Result<Generation> {
-    let images = if pixels.is_empty() { Images::None } else { Images::Pixels(pixels) };
-    let prompt = PackedBatch::new(&[Document::prompt(tokens)], images, vila.config.tokens_per_image(), 1)?;
-    let room = vila.config.llm.max_positions.saturating_sub(prompt.ids.len());
-    if room == 0 || prompt.ids.is_empty() {
-        return Err(Error::Input(format!(
-            "the prompt takes {} positions, the model's context is {}; use fewer images or less text",
-            prompt.ids.len(),
-            vila.config.llm.max_positions
-        )));
-    }
-    let limit = options.max_new_tokens.min(room);
-    let mut generator = Generator::new(vila.backend(), &vila.store, &vila.model, &prompt, prompt.ids.len() + limit)?;
-    let mut ids = Vec::new();
-    let mut finish = FinishReason::Length;
-    while ids.len() < limit {
-        let next = generator.sample(options)?;
-        let token = vila.backend().to_vec::<u32>(&next)?[0];
-        ids.push(token);
-        if vila.stops_at(token) {
-            finish = FinishReason::Stop;
-            break;
+    vila.parts().generate_ids(tokens, pixels, options)
+}
+
+/// What generation needs: of a loaded model, or of one that is being trained.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    /// The device.
+    pub backend: &'a dyn Backend,
+    /// The weights.
+    pub store: &'a ParamStore,
+    /// The computation.
+    pub model: &'a VilaModel,
+    /// Text to ids and back.
+    pub tokenizer: &'a Tokenizer,
+    /// Files to pixels.
+    pub processor: &'a ImageProcessor,
+}
+
+impl Parts<'_> {
+    /// See [`generate`].
+    pub fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<Generation> {
+        let prompt = place_images(prompt, images.len())?;
+        let tokens = self.tokenizer.encode_prompt(&prompt)?;
+        let mut pixels = Vec::new();
+        for image in images {
+            pixels.extend(self.processor.load(image)?);
         }
-        if ids.len() < limit {
-            generator.advance(&next)?;
-        }
+        self.generate_ids(tokens, pixels, options)
     }
-    let text = vila.tokenizer.decode(&ids)?;
-    Ok(Generation { ids, text, finish })
+
+    /// See [`generate_ids`].
+    pub fn generate_ids(&self, tokens: Vec<u32>, pixels: Vec<f32>, options: &GenerateOptions) -> Result<Generation> {
+        let config = self.model.config();
+        let images = if pixels.is_empty() { Images::None } else { Images::Pixels(pixels) };
+        let prompt = PackedBatch::new(&[Document::prompt(tokens)], images, config.tokens_per_image(), 1)?;
+        let room = config.llm.max_positions.saturating_sub(prompt.ids.len());
+        if room == 0 || prompt.ids.is_empty() {
+            return Err(Error::Input(format!(
+                "the prompt takes {} positions, the model's context is {}; use fewer images or less text",
+                prompt.ids.len(),
+                config.llm.max_positions
+            )));
+        }
+        let limit = options.max_new_tokens.min(room);
+        let mut generator = Generator::new(self.backend, self.store, self.model, &prompt, prompt.ids.len() + limit)?;
+        let mut ids = Vec::new();
+        let mut finish = FinishReason::Length;
+        while ids.len() < limit {
+            let next = generator.sample(options)?;
+            let token = self.backend.to_vec::<u32>(&next)?[0];
+            ids.push(token);
+            if self.stops_at(token) {
+                finish = FinishReason::Stop;
+                break;
+            }
+            if ids.len() < limit {
+                generator.advance(&next)?;
+            }
+        }
+        let text = self.tokenizer.decode(&ids)?;
+        Ok(Generation { ids, text, finish })
+    }
+
+    /// Whether a token ends the text.
+    fn stops_at(&self, token: u32) -> bool {
+        let eos = &self.model.config().llm.eos;
+        eos.contains(&token) || (eos.is_empty() && self.tokenizer.eos() == Some(token))
+    }
 }
 
 /// Continues one document token by token, with cached keys and values. Tokens stay on the device until they are read.

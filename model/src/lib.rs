@@ -21,7 +21,7 @@ pub mod weights;
 pub use batch::{Document, Images, PackedBatch};
 pub use config::VilaConfig;
 pub use error::{Error, Result};
-pub use generate::{FinishReason, GenerateOptions, Generation, Generator, generate, generate_ids};
+pub use generate::{FinishReason, GenerateOptions, Generation, Generator, Parts, generate, generate_ids};
 pub use loaded::Vila;
 pub use score::{Score, score};
 pub use vila::VilaModel;

@@ -6,6 +6,7 @@ use vila_autograd::{ParamStore, Tape};
 use vila_engine::{Backend, DType};
 
 use crate::config::Layout;
+use crate::generate::Parts;
 use crate::image::ImageProcessor;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Checkpoint, RawTensor};
@@ -89,9 +90,10 @@ impl Vila {
         &*self.backend
     }
 
-    /// Whether a token ends the text.
-    pub(crate) fn stops_at(&self, token: u32) -> bool {
-        self.config.llm.eos.contains(&token) || (self.config.llm.eos.is_empty() && self.tokenizer.eos() == Some(token))
+    /// What generation needs.
+    pub fn parts(&self) -> Parts<'_> {
+        let Vila { store, model, tokenizer, processor, .. } = self;
+        Parts { backend: &*self.backend, store, model, tokenizer, processor }
     }
 
     /// A tape for inference over the weights.

@@ -119,6 +119,17 @@ impl VilaModel {
 
     /// `scale Σ` cross-entropy of the supervised tokens: the root of the tape, `[1, 1]`; nothing without any.
     pub fn loss<'a>(&'a self, tape: &mut Tape<'a>, batch: &PackedBatch, scale: f64) -> Result<Option<Var<'a>>> {
+        self.loss_by_row(tape, batch, scale, None)
+    }
+
+    /// [`VilaModel::loss`] that also writes the cross-entropy of each supervised row, `[S]` f32.
+    pub fn loss_by_row<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        batch: &PackedBatch,
+        scale: f64,
+        row_loss: Option<&Tensor>,
+    ) -> Result<Option<Var<'a>>> {
         if batch.targets.is_empty() {
             return Ok(None);
         }
@@ -126,7 +137,7 @@ impl VilaModel {
         let rows = tape.backend().upload_u32(&batch.supervised_rows)?;
         let targets = tape.backend().upload_u32(&batch.targets)?;
         let hidden = tape.gather_rows(&hidden, &rows)?;
-        Ok(Some(tape.linear_cross_entropy(&hidden, self.llm.head, &targets, scale)?))
+        Ok(Some(tape.linear_cross_entropy(&hidden, self.llm.head, &targets, scale, row_loss)?))
     }
 
     /// Scores of every vocabulary entry at rows of `hidden`: `[T, V]`.

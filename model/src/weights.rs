@@ -1,13 +1,14 @@
 //! Weights in safetensors files: names of the public layouts, reading and writing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 use vila_autograd::{ParamPart, ParamSpec, ParamStore};
 use vila_engine::Backend;
 
@@ -215,64 +216,89 @@ pub fn to_f32(raw: &RawTensor) -> Option<Vec<f32>> {
 
 /// Little-endian bytes of f32 values.
 pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    #[cfg(target_endian = "big")]
+    return values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    #[cfg(target_endian = "little")]
+    bytemuck::cast_slice(values).to_vec()
 }
 
-/// Writes a safetensors file.
-pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, RawTensor>) -> Result<()> {
-    let views = tensors
-        .iter()
-        .map(|(name, raw)| {
-            let view = TensorView::new(raw.dtype, raw.shape.clone(), &raw.data)
-                .map_err(|error| Error::format(path, format!("tensor {name}: {error}")))?;
-            Ok((name, view))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), path)
-        .map_err(|error| Error::format(path, format!("cannot be written: {error}")))
+/// Writes a safetensors file into `sink`: widest elements first, then by name, so that every tensor is aligned.
+pub fn write_safetensors(tensors: &BTreeMap<String, RawTensor>, sink: &mut dyn Write) -> std::io::Result<()> {
+    let mut order: Vec<(&String, &RawTensor)> = tensors.iter().collect();
+    order.sort_by_key(|(name, raw)| (std::cmp::Reverse(raw.dtype.bitsize()), *name));
+    let mut header = serde_json::Map::from_iter([("__metadata__".into(), serde_json::json!({"format": "pt"}))]);
+    let mut at = 0;
+    for (name, raw) in &order {
+        let end = at + raw.data.len();
+        let fields = serde_json::json!({"dtype": raw.dtype, "shape": raw.shape, "data_offsets": [at, end]});
+        header.insert((*name).clone(), fields);
+        at = end;
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    sink.write_all(&(header.len() as u64).to_le_bytes())?;
+    sink.write_all(&header)?;
+    order.into_iter().try_for_each(|(_, raw)| sink.write_all(&raw.data))
 }
 
-/// A folder of the three-folder layout and the canonical prefix of its tensors.
-const COMPONENTS: [(&str, &str); 3] =
-    [("llm", "llm."), ("vision_tower", "vision_tower."), ("mm_projector", "mm_projector.")];
-
-fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::format(path, error.to_string()))?;
-    std::fs::write(path, text + "\n").map_err(Error::io(path))
+/// A folder of the three-folder layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Component {
+    /// The decoder with embeddings and head.
+    Llm,
+    /// The vision tower.
+    Vision,
+    /// The projector.
+    Projector,
 }
 
-/// Writes a model in the public three-folder layout (spec 2.5) into an existing directory.
-///
-/// `extras` are tensors that the model does not use, carried through unchanged.
-pub fn write_vila(
-    dir: &Path,
-    backend: &dyn Backend,
+impl Component {
+    /// All of them.
+    pub const ALL: [Component; 3] = [Component::Llm, Component::Vision, Component::Projector];
+
+    /// Its folder.
+    pub fn folder(self) -> &'static str {
+        ["llm", "vision_tower", "mm_projector"][self as usize]
+    }
+
+    /// The name inside its folder of a tensor that it owns.
+    pub fn local_name(self, canonical: &str) -> Option<&str> {
+        canonical.strip_prefix(self.folder())?.strip_prefix('.')
+    }
+
+    /// Its tensors, weights as f32, by the names inside its folder; `extras` are tensors that the model does not use.
+    pub fn tensors(
+        self,
+        backend: &dyn Backend,
+        store: &ParamStore,
+        extras: &BTreeMap<String, RawTensor>,
+    ) -> Result<BTreeMap<String, RawTensor>> {
+        let extras = extras.iter().filter_map(|(name, raw)| Some((self.local_name(name)?.to_string(), raw.clone())));
+        let mut tensors: BTreeMap<String, RawTensor> = extras.collect();
+        let mine = |part: &ParamPart| self.local_name(&part.name).is_some();
+        for id in store.ids().filter(|&id| store.spec(id).parts.iter().any(mine)) {
+            for (part, values) in store.export(backend, id)? {
+                let raw = RawTensor { dtype: Dtype::F32, shape: part.shape, data: f32_bytes(&values) };
+                tensors.insert(self.local_name(&part.name).unwrap_or(&part.name).to_string(), raw);
+            }
+        }
+        Ok(tensors)
+    }
+}
+
+/// Everything of the public three-folder layout (spec 2.5) that is no weight: paths inside the directory, and contents.
+pub fn vila_files(
     config: &VilaConfig,
-    store: &ParamStore,
-    extras: &BTreeMap<String, RawTensor>,
     tokenizer: &[u8],
     preprocessor: &serde_json::Value,
-) -> Result<()> {
-    let mut tensors = extras.clone();
-    for id in store.ids() {
-        for (part, values) in store.export(backend, id)? {
-            let raw = RawTensor { dtype: Dtype::F32, shape: part.shape, data: f32_bytes(&values) };
-            tensors.insert(part.name, raw);
-        }
-    }
-    for (folder, prefix) in COMPONENTS {
-        let path = dir.join(folder);
-        std::fs::create_dir_all(&path).map_err(Error::io(&path))?;
-        let mine = tensors.extract_if(.., |name, _| name.starts_with(prefix));
-        let mine = mine.map(|(name, raw)| (name[prefix.len()..].to_string(), raw)).collect();
-        write_safetensors(&path.join("model.safetensors"), &mine)?;
-    }
-    write_json(&dir.join("config.json"), &config.to_json())?;
-    write_json(&dir.join("llm/config.json"), &config.llm.to_json())?;
-    write_json(&dir.join("vision_tower/config.json"), &config.vision.to_json())?;
-    write_json(&dir.join("vision_tower/preprocessor_config.json"), preprocessor)?;
-    write_json(&dir.join("mm_projector/config.json"), &config.projector_json())?;
-    let path = dir.join("llm/tokenizer.json");
-    std::fs::write(&path, tokenizer).map_err(Error::io(&path))
+) -> Vec<(&'static str, Vec<u8>)> {
+    let json = |value: &serde_json::Value| format!("{value:#}\n").into_bytes();
+    vec![
+        ("config.json", json(&config.to_json())),
+        ("llm/config.json", json(&config.llm.to_json())),
+        ("llm/tokenizer.json", tokenizer.to_vec()),
+        ("vision_tower/config.json", json(&config.vision.to_json())),
+        ("vision_tower/preprocessor_config.json", json(preprocessor)),
+        ("mm_projector/config.json", json(&config.projector_json())),
+    ]
 }

@@ -14,6 +14,7 @@ use vila_model::{Document, GenerateOptions, Generator, Images, PackedBatch, Vila
 
 use crate::optimizer::Optimizer;
 use crate::profile::{Profiler, Record};
+use crate::ranks::Solo;
 use crate::recipe::{Part, StageSpec};
 use crate::{Error, Result};
 
@@ -141,7 +142,7 @@ pub fn bench_step(
             tape.backward_loss(&root)?;
             last = Some(root.tensor().clone());
         }
-        optimizer.update(backend, &store, &stage, 1.0, None)?;
+        optimizer.update(backend, &store, &stage, 1.0, None, &Solo)?;
         // Reading the loss and the norm ends the step, as in training.
         let loss = last.map_or(Ok(0.0), |loss| backend.to_vec::<f32>(&loss).map(|loss| f64::from(loss[0])))?;
         optimizer.grad_norm(backend)?;
@@ -274,6 +275,7 @@ fn stage() -> StageSpec {
         clip: 1.0,
         validate_every: 0,
         feature_bank: false,
+        omit: Vec::new(),
     }
 }
 

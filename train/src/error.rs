@@ -35,12 +35,39 @@ pub enum Error {
         /// What is wrong and what would do.
         problem: String,
     },
+    /// A checkpoint could not be saved.
+    #[error(
+        "checkpoint {name} could not be saved: {source}; the checkpoints before it are whole: make room or mend the disk, and \
+         the same command continues from the newest"
+    )]
+    Save {
+        /// The checkpoint.
+        name: String,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A document cannot be trained on.
     #[error("{0}")]
     Data(String),
     /// A signal of this number asked to stop where nothing is to be saved.
     #[error("stopped by signal {0}")]
     Interrupted(usize),
+    /// Ranks could not be started or used.
+    #[error("{0}")]
+    Ranks(String),
+    /// Another rank went away.
+    #[error(
+        "rank {rank} is gone, its last word was in step {step}: {reason}; this rank stops, checkpoints are whole, and the same \
+         command continues from the last one"
+    )]
+    RankLost {
+        /// Which.
+        rank: usize,
+        /// The last step of the run that it was seen in, from 1.
+        step: u64,
+        /// How it was noticed.
+        reason: String,
+    },
     /// Loss or gradients are not finite.
     #[error("{0}")]
     NotFinite(String),

@@ -7,6 +7,7 @@ pub mod data;
 mod device;
 mod error;
 pub mod evaluate;
+pub mod faults;
 #[cfg(feature = "cuda")]
 pub mod gemm_table;
 pub mod loader;
@@ -17,9 +18,12 @@ pub mod packing;
 pub mod profile;
 pub mod progress;
 pub mod quickstart;
+pub mod ranks;
 pub mod recipe;
+pub mod report;
 pub mod run;
 pub mod sources;
+pub mod tensorboard;
 pub mod toy;
 
 pub use device::{Device, DeviceError, open_device};

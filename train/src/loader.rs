@@ -16,7 +16,7 @@ use vila_model::{Document, Images, PackedBatch, VilaModel};
 use crate::data::shard::{ImageId, ShardReader};
 use crate::data::tokens::hex;
 use crate::order::{MixtureOrder, Pick};
-use crate::packing::first_fit_decreasing;
+use crate::packing::{deal, first_fit_decreasing};
 use crate::recipe::StageSpec;
 use crate::{Error, Result};
 
@@ -45,13 +45,28 @@ pub struct Geometry {
     pub max_positions: usize,
     /// Micro-batches are filled up to a multiple of this; 1 where shapes need not repeat.
     pub align: usize,
+    /// Width of the decoder, which says how much attention costs beside the rest.
+    pub width: usize,
 }
 
-/// One optimizer step's worth of data.
+/// Which of a step's micro-batches are made here.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// This rank.
+    pub rank: usize,
+    /// Number of ranks.
+    pub world: usize,
+}
+
+/// One optimizer step's worth of data: numbers of the whole step, micro-batches of one rank.
 pub struct Step {
-    /// Micro-batches.
-    pub batches: Vec<PackedBatch>,
-    /// Supervised tokens of all of them.
+    /// Number of the documents' group in the stage, from 1: what `omit` in a recipe means.
+    pub group: u64,
+    /// This rank's micro-batches.
+    pub batches: Vec<MicroBatch>,
+    /// Micro-batches of all ranks.
+    pub micro_batches: usize,
+    /// Supervised tokens of all ranks.
     pub supervised: u64,
     /// Positions of all documents.
     pub tokens: u64,
@@ -61,6 +76,16 @@ pub struct Step {
     pub picks: Vec<Pick>,
 }
 
+/// A micro-batch of a step.
+pub struct MicroBatch {
+    /// Its place among those of all ranks.
+    pub index: usize,
+    /// The documents.
+    pub batch: PackedBatch,
+    /// Sources of the supervised rows: index and number of rows, in the order of the rows.
+    pub sources: Vec<(usize, usize)>,
+}
+
 /// The data of a stage.
 pub struct StageData {
     stage: String,
@@ -68,7 +93,9 @@ pub struct StageData {
     order: MixtureOrder,
     documents: u64,
     capacity: usize,
+    omit: Vec<u64>,
     geometry: Geometry,
+    share: Share,
     images: ImageStore,
 }
 
@@ -82,6 +109,7 @@ impl StageData {
         stage: &StageSpec,
         sources: Vec<Source>,
         geometry: Geometry,
+        share: Share,
         processor: ImageProcessor,
     ) -> Result<Self> {
         let shares: Vec<(u64, f64)> =
@@ -94,9 +122,11 @@ impl StageData {
             order: MixtureOrder::new(seed, &shares),
             documents: stage.documents,
             capacity: stage.capacity,
+            omit: stage.omit.clone(),
             images: ImageStore::new(processor),
             sources,
             geometry,
+            share,
         })
     }
 
@@ -119,21 +149,27 @@ impl StageData {
         hex(&hash.finalize())
     }
 
-    /// The data of step `index` of the stage.
+    /// Names of the sources, in the order of their indices.
+    pub fn source_names(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().map(|source| source.name.as_str())
+    }
+
+    /// The data of group `index` of the stage, from 0.
     ///
     /// # Errors
     /// Damaged shards, undecodable images, or a step without supervised token, which names its documents.
     pub fn step(&self, index: u64) -> Result<Step> {
         let picks = self.order.range(index * self.documents, self.documents);
-        let step = self.pack(&picks)?;
+        let mut step = self.pack(&picks)?;
+        step.group = index + 1;
         if step.supervised == 0 {
             return Err(Error::Data(format!(
-                "stage {}, step {}: none of its {} documents has a supervised token ({}); raise `documents` or check the \
-                 loss masks with `vila data show`",
+                "stage {}, step {group} (as groups of documents count): none of its {} documents has a supervised token ({}); raise `documents`, add {group} to \
+                 the stage's `omit`, or check the loss masks with `vila data show`",
                 self.stage,
-                index + 1,
                 picks.len(),
-                self.describe(&picks)?
+                self.describe(&picks)?,
+                group = index + 1
             )));
         }
         Ok(step)
@@ -152,30 +188,43 @@ impl StageData {
     }
 
     fn pack(&self, picks: &[Pick]) -> Result<Step> {
-        let mut documents = Vec::with_capacity(picks.len());
-        let mut images: Vec<Vec<ImageRef>> = Vec::with_capacity(picks.len());
-        for pick in picks {
-            let sample = self.sources[pick.source].reader.sample(pick.document)?;
-            documents.push(Document { tokens: sample.tokens.to_vec(), supervised: sample.loss.iter().collect() });
-            images.push(sample.images.iter().map(|&image| (pick.source, image)).collect());
+        let record = |pick: &Pick| self.sources[pick.source].reader.record(pick.document);
+        let records = picks.iter().map(record).collect::<std::result::Result<Vec<_>, _>>()?;
+        let lengths: Vec<usize> = records
+            .iter()
+            .map(|record| self.geometry.length(record.token_count as usize, record.image_count as usize))
+            .collect();
+        let bins = first_fit_decreasing(&lengths, self.capacity);
+        let cost = |bin: &Vec<usize>| bin.iter().map(|&i| self.geometry.cost(lengths[i])).sum();
+        let ranks = deal(&bins.iter().map(cost).collect::<Vec<u64>>(), self.share.world);
+        let mut step = Step {
+            group: 0,
+            batches: Vec::new(),
+            micro_batches: bins.len(),
+            supervised: records.iter().map(|record| u64::from(record.target_count)).sum(),
+            tokens: lengths.iter().sum::<usize>() as u64,
+            images: records.iter().map(|record| u64::from(record.image_count)).sum(),
+            picks: picks.to_vec(),
+        };
+        for (index, bin) in bins.iter().enumerate().filter(|&(index, _)| ranks[index] == self.share.rank) {
+            let picks: Vec<Pick> = bin.iter().map(|&i| picks[i]).collect();
+            step.batches.push(self.micro_batch(index, &picks)?);
         }
-        let lengths: Vec<usize> = documents.iter().map(|document| self.length(document)).collect();
-        let mut step = Step { batches: vec![], supervised: 0, tokens: 0, images: 0, picks: picks.to_vec() };
-        for bin in first_fit_decreasing(&lengths, self.capacity) {
-            let members: Vec<Document> = bin.iter().map(|&i| std::mem::take(&mut documents[i])).collect();
-            let wanted: Vec<ImageRef> = bin.iter().flat_map(|&i| images[i].iter().copied()).collect();
-            let pixels = self.images.get(&self.sources, &wanted)?;
-            let batch = PackedBatch::new(&members, pixels, self.geometry.tokens_per_image, self.geometry.align)?;
-            step.supervised += batch.supervised() as u64;
-            step.images += wanted.len() as u64;
-            step.batches.push(batch);
-        }
-        step.tokens = lengths.iter().sum::<usize>() as u64;
         Ok(step)
     }
 
-    fn length(&self, document: &Document) -> usize {
-        expanded_len(document.tokens.len(), document.images(), self.geometry.tokens_per_image)
+    fn micro_batch(&self, index: usize, picks: &[Pick]) -> Result<MicroBatch> {
+        let (mut documents, mut images, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+        for pick in picks {
+            let sample = self.sources[pick.source].reader.sample(pick.document)?;
+            let supervised: Vec<bool> = sample.loss.iter().collect();
+            sources.push((pick.source, supervised.iter().filter(|&&supervised| supervised).count()));
+            documents.push(Document { tokens: sample.tokens.to_vec(), supervised });
+            images.extend(sample.images.iter().map(|&image| (pick.source, image)));
+        }
+        let pixels = self.images.get(&self.sources, &images)?;
+        let batch = PackedBatch::new(&documents, pixels, self.geometry.tokens_per_image, self.geometry.align)?;
+        Ok(MicroBatch { index, batch, sources })
     }
 
     /// Where documents come from, for messages: at most eight of them.
@@ -192,19 +241,56 @@ impl StageData {
         Ok(names.join("; "))
     }
 
-    /// Steps from `start` on, made by a thread of `scope` while others are used.
+    /// `count` steps from the `start`-th group on, without those left out, made by threads of `scope` while others are used.
     pub fn prefetch<'scope>(
         &'scope self,
         scope: &'scope std::thread::Scope<'scope, '_>,
         start: u64,
-        end: u64,
-    ) -> Receiver<Result<Step>> {
-        let (sender, receiver) = sync_channel(2);
-        scope.spawn(move || {
+        count: u64,
+        workers: usize,
+    ) -> Steps<'scope> {
+        let groups = (start..).filter(|group| !self.omit.contains(&(group + 1))).take(count as usize);
+        let ahead = (0..workers).map(|worker| {
             // The receiver goes away when the run stops early.
-            (start..end).map(|index| self.step(index)).try_for_each(|step| sender.send(step).map_err(drop))
+            let (sender, receiver) = sync_channel(1);
+            let groups = groups.clone().skip(worker).step_by(workers);
+            scope.spawn(move || groups.map(|group| self.step(group)).try_for_each(|s| sender.send(s).map_err(drop)));
+            receiver
         });
-        receiver
+        Steps { ahead: ahead.collect(), next: 0, alone: Box::new(groups.map(|group| self.step(group))) }
+    }
+}
+
+/// Steps in order, whoever makes them.
+pub struct Steps<'a> {
+    ahead: Vec<Receiver<Result<Step>>>,
+    next: usize,
+    /// Makes them when there is no worker.
+    alone: Box<dyn Iterator<Item = Result<Step>> + 'a>,
+}
+
+impl Steps<'_> {
+    /// The next step.
+    pub fn next(&mut self) -> Result<Step> {
+        let ended = || Error::Data("the data loader ended early".into());
+        if self.ahead.is_empty() {
+            return self.alone.next().ok_or_else(ended)?;
+        }
+        let worker = self.next % self.ahead.len();
+        self.next += 1;
+        self.ahead[worker].recv().map_err(|_| ended())?
+    }
+}
+
+impl Geometry {
+    fn length(&self, tokens: usize, images: usize) -> usize {
+        expanded_len(tokens, images, self.tokens_per_image)
+    }
+
+    /// Work on a document, up to a factor: a decoder does 6 width multiplications a position for each that attention does a
+    /// pair of positions.
+    fn cost(&self, length: usize) -> u64 {
+        (length as u64).saturating_mul(6 * self.width as u64 + length as u64)
     }
 }
 
@@ -221,7 +307,7 @@ fn check_source(stage: &StageSpec, source: &Source, geometry: Geometry) -> Resul
     for document in 0..source.reader.len() {
         let record = source.reader.record(document)?;
         let (tokens, images) = (record.token_count as usize, record.image_count as usize);
-        let length = expanded_len(tokens, images, geometry.tokens_per_image);
+        let length = geometry.length(tokens, images);
         let (limit, what) = if geometry.max_positions < stage.capacity {
             (geometry.max_positions, "the model's context (max_positions)")
         } else {

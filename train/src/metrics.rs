@@ -1,12 +1,13 @@
 //! `metrics.jsonl`: one line per step. What stands under `step` is deterministic, what stands under `wall` is not.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, faults};
 
 /// The deterministic part of a line.
 #[derive(Clone, Debug, Serialize)]
@@ -19,12 +20,17 @@ pub struct StepMetrics {
     pub global_step: u64,
     /// Mean loss of the step's supervised tokens before the update.
     pub loss: f64,
+    /// The same for the tokens of each source.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub loss_by_source: BTreeMap<String, SourceLoss>,
     /// Norm of the gradients before clipping.
     pub grad_norm: f64,
     /// Learning rate of the update.
     pub lr: f64,
     /// Documents of the step.
     pub documents: u64,
+    /// CRC-32C of which documents they are, in order.
+    pub order: u32,
     /// Positions of those documents.
     pub tokens: u64,
     /// Supervised tokens.
@@ -33,9 +39,23 @@ pub struct StepMetrics {
     pub images: u64,
     /// Micro-batches.
     pub micro_batches: usize,
+    /// Share of the micro-batches' capacity that documents fill.
+    pub packing: f64,
     /// Mean loss of held-out documents after the update, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
+    /// Why the step was passed over, if it was: the next line has the same number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+}
+
+/// Loss of one source's documents in a step.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SourceLoss {
+    /// Mean of its supervised tokens.
+    pub loss: f64,
+    /// Their number.
+    pub supervised: u64,
 }
 
 /// The part of a line that differs from run to run.
@@ -47,6 +67,10 @@ pub struct WallMetrics {
     pub waited: f64,
     /// Positions per second.
     pub tokens_per_second: f64,
+    /// Bytes held by each owner at the peak so far, and `peak`.
+    pub memory: BTreeMap<String, u64>,
+    /// Seconds that a save before this step held up the run.
+    pub saving: f64,
     /// Seconds since 1970.
     pub time: f64,
 }
@@ -67,22 +91,7 @@ impl MetricsFile {
     /// Opens the file of a run; lines after `global_step` are dropped, because those steps run again.
     pub fn open(out: &Path, global_step: u64) -> Result<Self> {
         let path = out.join("metrics.jsonl");
-        if path.exists() {
-            let mut kept = String::new();
-            let file = File::open(&path).map_err(Error::io(&path))?;
-            for line in BufReader::new(file).lines() {
-                let line = line.map_err(Error::io(&path))?;
-                // A torn last line is one of those that run again.
-                let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-                if value["step"]["global_step"].as_u64().is_some_and(|step| step <= global_step) {
-                    kept.push_str(&line);
-                    kept.push('\n');
-                }
-            }
-            let next = out.join(".metrics.next");
-            std::fs::write(&next, kept).map_err(Error::io(&next))?;
-            std::fs::rename(&next, &path).map_err(Error::io(&path))?;
-        }
+        keep_lines(&path, |line| line["step"]["global_step"].as_u64().is_some_and(|step| step <= global_step))?;
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
         Ok(MetricsFile { path, file })
     }
@@ -90,6 +99,31 @@ impl MetricsFile {
     /// Appends one step.
     pub fn write(&mut self, step: &StepMetrics, wall: &WallMetrics) -> Result<()> {
         let text = serde_json::to_string(&Line { step, wall }).unwrap_or_default() + "\n";
-        self.file.write_all(text.as_bytes()).map_err(Error::io(&self.path))
+        let written = faults::pass(faults::METRICS_WRITE).and_then(|()| self.file.write_all(text.as_bytes()));
+        written.map_err(Error::io(&self.path))
     }
+
+    /// Makes the lines so far survive a power failure.
+    pub fn flush(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io(&self.path))
+    }
+}
+
+/// Rewrites a file of JSON lines without those that `keep` refuses; a torn last line is one of them.
+pub(crate) fn keep_lines(path: &Path, keep: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut kept = String::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    for line in BufReader::new(file).split(b'\n') {
+        let line = String::from_utf8_lossy(&line.map_err(Error::io(path))?).into_owned();
+        if serde_json::from_str(&line).is_ok_and(|value| keep(&value)) {
+            kept.push_str(&line);
+            kept.push('\n');
+        }
+    }
+    let next = path.with_extension("next");
+    std::fs::write(&next, kept).map_err(Error::io(&next))?;
+    std::fs::rename(&next, path).map_err(Error::io(path))
 }

@@ -87,6 +87,12 @@ impl MixtureOrder {
     }
 }
 
+/// CRC-32C of documents in order, for a log.
+pub fn digest(picks: &[Pick]) -> u32 {
+    let words = picks.iter().flat_map(|pick| [pick.source as u64, pick.document, pick.epoch]);
+    words.fold(0, |crc, word| crc32c::crc32c_append(crc, &word.to_le_bytes()))
+}
+
 /// A random permutation of `0..length` without memory: a Feistel network over the next power of four, walked until it
 /// lands inside.
 fn permuted(seed: u64, stream: u64, index: u64, length: u64) -> u64 {

@@ -22,9 +22,29 @@ pub fn first_fit_decreasing(lengths: &[usize], capacity: usize) -> Vec<Vec<usize
     bins.into_iter().map(|(_, bin)| bin).collect()
 }
 
+/// The rank of each bin: the costliest first, always to the rank that has least to do (the lower one among equals).
+pub fn deal(costs: &[u64], ranks: usize) -> Vec<usize> {
+    let mut by_cost: Vec<usize> = (0..costs.len()).collect();
+    by_cost.sort_by_key(|&bin| (std::cmp::Reverse(costs[bin]), bin));
+    let (mut loads, mut rank_of) = (vec![0u64; ranks.max(1)], vec![0; costs.len()]);
+    for bin in by_cost {
+        let least = (0..loads.len()).min_by_key(|&rank| (loads[rank], rank)).unwrap_or(0);
+        loads[least] += costs[bin];
+        rank_of[bin] = least;
+    }
+    rank_of
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn costly_bins_are_dealt_first() {
+        assert_eq!(deal(&[5, 9, 4, 1, 8], 2), [1, 0, 0, 0, 1]);
+        assert_eq!(deal(&[3, 3, 3], 4), [0, 1, 2]);
+        assert_eq!(deal(&[], 3), Vec::<usize>::new());
+    }
 
     #[test]
     fn documents_go_where_they_fit_first() {

@@ -32,6 +32,14 @@ impl Progress {
         Progress { name: name.to_string(), total, done_before: done, started: now, last_line: now, bar }
     }
 
+    /// Says something beside the bar.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
     /// Shows that `step` steps are done.
     pub fn show(&mut self, step: u64, loss: f64, tokens_per_second: f64) {
         let message = format!("loss {loss:.4} {tokens_per_second:.0} tokens/s");

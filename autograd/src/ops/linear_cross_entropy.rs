@@ -6,7 +6,7 @@ use crate::{ParamId, Tape, Var};
 impl<'a> Tape<'a> {
     /// Output head and cross-entropy over supervised rows: `scale Σ loss_i` as a `[1, 1]` root of the tape.
     ///
-    /// `hidden` is `[S, D]`, `targets` `[S]` u32. The gradient is computed with the loss, chunk by chunk, so the
+    /// `hidden` is `[S, D]`, `targets` `[S]` u32; `row_loss`, `[S]`, receives the unscaled losses. The gradient is computed with the loss, chunk by chunk, so the
     /// upstream gradient must be one: start the backward pass here, with [`Tape::backward_loss`]. Keeps `dhidden`.
     pub fn linear_cross_entropy(
         &mut self,
@@ -14,6 +14,7 @@ impl<'a> Tape<'a> {
         weight: ParamId,
         targets: &Tensor,
         scale: f64,
+        row_loss: Option<&Tensor>,
     ) -> Result<Var<'a>> {
         let loss = self.alloc_stat(hidden.tensor(), 1, 1)?;
         self.backend().fill(&Fill { y: &loss, value: 0.0 })?;
@@ -25,7 +26,7 @@ impl<'a> Tape<'a> {
             targets,
             scale,
             loss: &loss,
-            row_loss: None,
+            row_loss,
             dhidden: dhidden.as_ref(),
             dweight: if self.records(&[], &[weight]) { self.store().grad(weight) } else { None },
         };

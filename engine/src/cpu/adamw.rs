@@ -122,7 +122,8 @@ pub fn reference(args: &AdamW) -> Result<()> {
     w.store(args.weights)?;
     store_moment(args, args.m, &m, update, 0)?;
     store_moment(args, args.v, &v, update, 1)?;
-    args.publish.map_or(Ok(()), |publish| w.store(publish))
+    // From the master as it is kept, so that weights can be made again from a checkpoint's masters.
+    args.publish.map_or(Ok(()), |publish| Matrix::load(args.weights)?.store(publish))
 }
 
 fn store_moment(args: &AdamW, to: &Tensor, moment: &Matrix, update: u32, half: usize) -> Result<()> {

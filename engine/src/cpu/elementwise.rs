@@ -1,8 +1,8 @@
-use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::matrix::Matrix;
 use crate::cpu::{CpuBackend, chunk_rows, math};
+use crate::dtype::bf16_from_f64;
 use crate::ops::{Add, Copy, Fill, Scale, SumSquares};
 use crate::{DType, Element, Error, Result};
 
@@ -62,7 +62,7 @@ pub fn fill(args: &Fill) -> Result<()> {
     match args.y.dtype() {
         DType::F64 => all(args, args.value),
         DType::F32 => all(args, args.value as f32),
-        DType::BF16 => all(args, bf16::from_f64(args.value)),
+        DType::BF16 => all(args, bf16_from_f64(args.value)),
         got => Err(Error::DType { op: "fill", what: "y", expected: "a float type", got }),
     }
 }

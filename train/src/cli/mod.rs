@@ -9,6 +9,7 @@ mod inspect;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod prompt;
+mod report;
 mod train;
 #[cfg(feature = "cuda")]
 mod tune;
@@ -40,6 +41,8 @@ enum Command {
     Data(data::DataCommand),
     /// Runs or resumes a recipe; the same command continues after any stop.
     Train(train::TrainArguments),
+    /// Draws a run's metrics and samples as one page that needs nothing else.
+    Report(report::ReportArguments),
     /// Continues a prompt with images.
     Generate(prompt::GenerateArguments),
     /// Log-likelihoods of continuations, one JSON line per input line.
@@ -80,10 +83,15 @@ impl Usage {
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
+    ExitCode::from(process(std::env::args_os()))
+}
+
+/// Runs one command line as the work of a whole process, which logs to stderr; returns the exit code.
+pub fn process(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    ExitCode::from(run(std::env::args_os()))
+    run(arguments)
 }
 
 /// Runs one command line, the program's name first; returns the exit code.
@@ -100,6 +108,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Quickstart(arguments) => train::quickstart(arguments),
         Command::Data(command) => data::run(command),
         Command::Train(arguments) => train::train(arguments),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Generate(arguments) => prompt::generate(arguments),
         Command::Score(arguments) => prompt::score(arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),

@@ -1,15 +1,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use vila_engine::Backend;
 
-use super::{Failure, Outcome, device, print, print_json, shown};
+use super::{Failure, Outcome, Usage, device, print, print_json, shown};
 use crate::quickstart::{Quickstart, QuickstartOptions};
+use crate::ranks::{self, HostCollective, Launch, Tcp};
 use crate::recipe::Recipe;
-use crate::run::{RunOptions, RunReport, dry_run};
+use crate::run::{RunOptions, RunReport, dry_run, train_as, train_on};
 
 #[derive(Args)]
 pub(super) struct TrainArguments {
@@ -30,6 +33,13 @@ pub(super) struct TrainArguments {
     /// Check recipe and data, and say what would run.
     #[arg(long)]
     dry_run: bool,
+    /// Train on this many ranks that are threads of this process: cuda:0, cuda:1 and so on, or one device each of the others.
+    /// Processes that torchrun, Open MPI or SLURM started find each other by themselves.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    ranks: usize,
+    /// Save and stop before this much time has passed, as after SIGTERM: seconds, or 90m, 3h50m.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    time_limit: Option<Duration>,
     /// Measure the ops of this many steps of each stage; the run's folder gets profile/STAGE/profile.txt and trace.json.
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     profile: u64,
@@ -77,11 +87,18 @@ fn stop_flag() -> Result<Arc<AtomicUsize>, Failure> {
 
 pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
     let mut recipe = Recipe::read(&arguments.recipe, &arguments.sets)?;
-    if let Some(out) = arguments.out {
+    if let Some(out) = arguments.out.clone() {
         recipe.out = out;
     }
-    let backend = device(arguments.device.as_deref())?;
+    let deadline = arguments.time_limit.map(|limit| Instant::now() + limit);
+    let launch = ranks::launch(|name| std::env::var(name).ok())?;
+    if arguments.ranks == 0 || (arguments.ranks > 1 && launch.is_some()) {
+        return Err(
+            Usage("--ranks: at least 1, and only where no launcher has started several processes".into()).into()
+        );
+    }
     if arguments.dry_run {
+        let backend = device(arguments.device.as_deref())?;
         let stages = dry_run(&recipe, &arguments.recipe, backend)?;
         if arguments.json {
             print_json(&json!({"stages": stages}))?;
@@ -90,8 +107,14 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
         }
         return Ok(Outcome::Done);
     }
-    let options = RunOptions { restart: arguments.restart, stop: stop_flag()?, profile: arguments.profile };
-    let report = crate::run::train(&recipe, &arguments.recipe, backend, &options)?;
+    let options = RunOptions { restart: arguments.restart, stop: stop_flag()?, deadline, profile: arguments.profile };
+    let report = match launch {
+        Some(launch) => train_launched(&recipe, &arguments, &launch, &options)?,
+        None => {
+            let backends = devices(arguments.device.as_deref(), arguments.ranks)?;
+            train_on(&recipe, &arguments.recipe, backends, &options)?
+        }
+    };
     if arguments.json {
         print_json(&report_json(&report))?;
     }
@@ -105,6 +128,55 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
             Ok(Outcome::Done)
         }
     }
+}
+
+/// One rank of those that a launcher started.
+fn train_launched(
+    recipe: &Recipe,
+    arguments: &TrainArguments,
+    launch: &Launch,
+    options: &RunOptions,
+) -> Result<RunReport, Failure> {
+    let Launch { rank, world, local_rank, launcher, rendezvous } = launch;
+    let name = match arguments.device.as_deref() {
+        Some("cuda") => Some(format!("cuda:{local_rank}")),
+        other => other.map(str::to_string),
+    };
+    let backend = device(name.as_deref())?;
+    eprintln!("rank {rank} of {world}, started by {launcher}, meeting at {rendezvous}");
+    let (rank, world, rendezvous) = (*rank, *world, rendezvous.clone());
+    let collective = HostCollective::new(move || Tcp::join(rank, world, &rendezvous))?;
+    Ok(train_as(recipe, &arguments.recipe, backend, options, &collective)?)
+}
+
+/// A device for each rank.
+fn devices(name: Option<&str>, ranks: usize) -> Result<Vec<Arc<dyn Backend>>, Failure> {
+    let name_of = |rank| match name {
+        Some("cuda") if ranks > 1 => Some(format!("cuda:{rank}")),
+        other => other.map(str::to_string),
+    };
+    (0..ranks).map(|rank| device(name_of(rank).as_deref())).collect()
+}
+
+/// Seconds, or numbers with the units d, h, m and s.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time: give seconds, or numbers with d, h, m and s, such as 3h50m");
+    let (mut seconds, mut number) = (0.0, String::new());
+    for c in text.chars().chain((!text.ends_with(char::is_alphabetic)).then_some('s')) {
+        let unit = match c {
+            '0'..='9' | '.' => {
+                number.push(c);
+                continue;
+            }
+            'd' => 86_400.0,
+            'h' => 3600.0,
+            'm' => 60.0,
+            's' => 1.0,
+            _ => return Err(wrong()),
+        };
+        seconds += std::mem::take(&mut number).parse::<f64>().map_err(|_| wrong())? * unit;
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|limit| *limit < Duration::from_secs(1 << 40)).ok_or_else(wrong)
 }
 
 fn report_json(report: &RunReport) -> Value {
@@ -123,7 +195,7 @@ pub(super) fn quickstart(arguments: QuickstartArguments) -> Result<Outcome, Fail
         seed: arguments.seed,
         digits: arguments.digits,
         sets: arguments.sets,
-        run: RunOptions { restart: arguments.restart, stop: stop_flag()?, profile: 0 },
+        run: RunOptions { restart: arguments.restart, stop: stop_flag()?, ..RunOptions::default() },
     };
     let result = crate::quickstart::quickstart(&options, backend)?;
     if let Some(signal) = result.stopped_by {
@@ -184,4 +256,19 @@ fn table(result: &Quickstart) -> String {
         result.checkpoint.display()
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn times_are_read() {
+        let seconds = |text| duration(text).map(|time| time.as_secs_f64());
+        assert_eq!(
+            ["90", "1.5m", "3h50m", "1d2s"].map(|text| seconds(text).expect(text)),
+            [90.0, 90.0, 13800.0, 86402.0]
+        );
+        assert!(["", "x", "5x", "h", "-1", "1e400", "99999999999999d"].iter().all(|text| seconds(text).is_err()));
+    }
 }

@@ -34,6 +34,22 @@ pub struct Recipe {
     /// When to save.
     #[serde(default)]
     pub checkpoint: CheckpointSpec,
+    /// What to do when a step's loss or gradient is not finite.
+    #[serde(default)]
+    pub on_nonfinite: OnNonFinite,
+    /// Most steps of a run that may be skipped; one more stops it.
+    #[serde(default = "defaults::max_skipped")]
+    pub max_skipped: u64,
+    /// What to do when a loss stands out of those before.
+    pub loss_spike: Option<LossSpike>,
+    /// How ranks share the work.
+    #[serde(default)]
+    pub ranks: RanksSpec,
+    /// How documents are read ahead.
+    #[serde(default)]
+    pub loader: LoaderSpec,
+    /// Prompts that the model continues now and then, for the report.
+    pub samples: Option<SamplesSpec>,
     /// See [`Recipe::hash`].
     #[serde(skip)]
     hash: String,
@@ -62,6 +78,9 @@ pub struct ModelSpec {
     /// Type of weights and activations: `f32` or `bf16` (with f32 master weights and gradients).
     #[serde(default)]
     pub precision: PrecisionSpec,
+    /// Type of Adam's moments: `f32`, or `bf16` with stochastic rounding.
+    #[serde(default)]
+    pub moments: PrecisionSpec,
 }
 
 /// Type of weights and activations while training; reductions, masters, moments and the loss are f32 in both.
@@ -205,6 +224,99 @@ pub struct SourceSpec {
     pub hold_out: u64,
 }
 
+/// What to do when a step's loss or gradient is not finite; the weights are untouched either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNonFinite {
+    /// Stop the run.
+    #[default]
+    Stop,
+    /// Go on as if the step's documents were not there.
+    Skip,
+}
+
+/// What to do when a loss stands out: when it is `z` standard deviations above the mean of the last `window` losses.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossSpike {
+    /// Losses of the stage to compare with; nothing stands out before there are as many.
+    #[serde(default = "defaults::window")]
+    pub window: usize,
+    /// Standard deviations.
+    #[serde(default = "defaults::z")]
+    pub z: f64,
+    /// What to do.
+    #[serde(default)]
+    pub action: SpikeAction,
+}
+
+/// See [`LossSpike`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpikeAction {
+    /// Say so.
+    #[default]
+    Warn,
+    /// Go on as if the step's documents were not there. The loss is read before each update, which waits for the device.
+    Skip,
+}
+
+/// How ranks share the work. Nothing in it but `bucket` changes a bit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RanksSpec {
+    /// ZeRO-1: each rank keeps and updates its own part of the optimizer's state.
+    pub zero: bool,
+    /// Send gradients while the backward pass still runs.
+    pub overlap: bool,
+    /// Parameters whose gradients travel together, at least.
+    pub bucket: usize,
+}
+
+impl Default for RanksSpec {
+    fn default() -> Self {
+        RanksSpec { zero: true, overlap: true, bucket: 4 << 20 }
+    }
+}
+
+/// How documents are read ahead; changes nothing but speed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoaderSpec {
+    /// Threads that prepare steps; 0 prepares each when it is needed.
+    pub workers: usize,
+}
+
+impl Default for LoaderSpec {
+    fn default() -> Self {
+        LoaderSpec { workers: 1 }
+    }
+}
+
+/// Prompts that the model continues now and then: `samples.jsonl` and the report show them over time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplesSpec {
+    /// Steps between them; the end of a stage always has some.
+    pub every: u64,
+    /// Most tokens of each.
+    #[serde(default = "defaults::max_new_tokens")]
+    pub max_new_tokens: usize,
+    /// The prompts.
+    pub prompts: Vec<SamplePrompt>,
+}
+
+/// A prompt; `<image>` marks where an image goes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplePrompt {
+    /// The text.
+    pub text: String,
+    /// Image files.
+    #[serde(default)]
+    pub images: Vec<PathBuf>,
+}
+
 /// Parts of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -272,6 +384,9 @@ pub struct StageSpec {
     /// Encode every image once before the stage: possible while the vision tower is frozen.
     #[serde(default)]
     pub feature_bank: bool,
+    /// Groups of documents to leave out, by the numbers that messages give them; the steps after draw the next ones.
+    #[serde(default)]
+    pub omit: Vec<u64>,
 }
 
 impl StageSpec {
@@ -296,11 +411,14 @@ pub struct CheckpointSpec {
     /// Checkpoints to keep besides those at stage ends.
     #[serde(default = "defaults::keep")]
     pub keep: usize,
+    /// Checkpoints at multiples of this many steps of the run stay, too; 0 for none.
+    #[serde(default)]
+    pub permanent: u64,
 }
 
 impl Default for CheckpointSpec {
     fn default() -> Self {
-        CheckpointSpec { every: defaults::every(), keep: defaults::keep() }
+        CheckpointSpec { every: defaults::every(), keep: defaults::keep(), permanent: 0 }
     }
 }
 
@@ -331,6 +449,18 @@ mod defaults {
     }
     pub(super) fn keep() -> usize {
         2
+    }
+    pub(super) fn max_skipped() -> u64 {
+        10
+    }
+    pub(super) fn window() -> usize {
+        100
+    }
+    pub(super) fn z() -> f64 {
+        6.0
+    }
+    pub(super) fn max_new_tokens() -> usize {
+        32
     }
 }
 
@@ -369,6 +499,8 @@ impl Recipe {
             source.input.iter_mut().for_each(resolve);
             [&mut source.shard, &mut source.images].into_iter().flatten().for_each(resolve);
         }
+        let prompts = self.samples.iter_mut().flat_map(|samples| &mut samples.prompts);
+        prompts.flat_map(|prompt| &mut prompt.images).for_each(resolve);
     }
 
     fn check(&self) -> std::result::Result<(), String> {
@@ -402,6 +534,17 @@ impl Recipe {
             )?;
         }
         ensure(!self.stage.is_empty(), "there is no [[stage]]".into())?;
+        let spike = self.loss_spike.as_ref();
+        ensure(
+            spike.is_none_or(|spike| spike.window >= 2 && spike.window <= 1 << 20 && spike.z > 0.0),
+            "`loss_spike` needs a `window` from 2 to 1048576 and a positive `z`".into(),
+        )?;
+        ensure(self.ranks.bucket > 0, "`ranks.bucket` must be positive".into())?;
+        ensure(self.loader.workers <= 256, "`loader.workers` may be 256 at most".into())?;
+        ensure(
+            self.samples.as_ref().is_none_or(|samples| samples.every > 0 && samples.max_new_tokens > 0),
+            "`samples.every` and `samples.max_new_tokens` must be positive".into(),
+        )?;
         for (i, stage) in self.stage.iter().enumerate() {
             let at = |field: &str| format!("stage `{}`: `{field}`", stage.name);
             ensure(!self.stage[..i].iter().any(|other| other.name == stage.name), at("name") + " is used twice")?;
@@ -449,7 +592,9 @@ impl Recipe {
         Ok(())
     }
 
-    /// SHA-256 of everything that decides the run's results, in hexadecimal; paths count as they are written.
+    /// SHA-256 of everything that decides the run's results, in hexadecimal; paths count as they are written. What a person
+    /// may change to go on after a stop does not count: when to save, what to do about bad steps and documents, how ranks and
+    /// loader work.
     pub fn hash(&self) -> &str {
         &self.hash
     }
@@ -458,6 +603,9 @@ impl Recipe {
         let mut recipe = self.clone();
         recipe.out = PathBuf::new();
         recipe.checkpoint = CheckpointSpec::default();
+        (recipe.ranks, recipe.loader, recipe.samples) = (RanksSpec::default(), LoaderSpec::default(), None);
+        (recipe.on_nonfinite, recipe.max_skipped, recipe.loss_spike) = (OnNonFinite::Stop, 0, None);
+        recipe.stage.iter_mut().for_each(|stage| stage.omit.clear());
         let json = serde_json::to_vec(&recipe).unwrap_or_default();
         crate::data::tokens::hex(&Sha256::digest(json))
     }

@@ -80,7 +80,7 @@ fn picture(reader: &ShardReader, image: ImageId) -> Result<String, DataError> {
     Ok(format!("<img{class} width=\"{width}\" src=\"data:{media};base64,{data}\" alt=\"{name}\" title=\"{name}\">"))
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -95,7 +95,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::ingest::IngestReport;
 use super::shard::{ShardError, ShardReader};
 
+pub(crate) use html::{base64, escape};
 pub use info::{info, info_text};
 pub use show::{Shown, show};
 

@@ -1,0 +1,148 @@
+use std::path::PathBuf;
+
+use super::Rendezvous;
+use crate::{Error, Result};
+
+/// One process of many, as its launcher describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// This process.
+    pub rank: usize,
+    /// Number of processes.
+    pub world: usize,
+    /// This process among those of its machine; picks the GPU.
+    pub local_rank: usize,
+    /// Where they meet.
+    pub rendezvous: Rendezvous,
+    /// Which launcher said so.
+    pub launcher: &'static str,
+}
+
+/// Names of the variables of one launcher.
+struct Names {
+    launcher: &'static str,
+    rank: &'static str,
+    world: &'static str,
+    local_rank: &'static str,
+}
+
+/// In the order in which they are looked for: a person can set torchrun's variables under any other launcher.
+const LAUNCHERS: [Names; 3] = [
+    Names { launcher: "torchrun", rank: "RANK", world: "WORLD_SIZE", local_rank: "LOCAL_RANK" },
+    Names {
+        launcher: "Open MPI",
+        rank: "OMPI_COMM_WORLD_RANK",
+        world: "OMPI_COMM_WORLD_SIZE",
+        local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
+    },
+    Names { launcher: "SLURM", rank: "SLURM_PROCID", world: "SLURM_NTASKS", local_rank: "SLURM_LOCALID" },
+];
+
+/// Ports that are derived from job numbers lie above this.
+const JOB_PORTS: u64 = 20_000;
+
+/// What the environment says about other processes of this run; nothing if it is alone.
+///
+/// # Errors
+/// [`Error::Ranks`] names the variable that is missing or no number.
+pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
+    let set = |names: &&Names| variable(names.world).is_some() && variable(names.rank).is_some();
+    let Some(names) = LAUNCHERS.iter().find(set) else { return Ok(None) };
+    let number = |name: &str| {
+        let value = variable(name).unwrap_or_default();
+        let number = value.trim().parse::<usize>();
+        number.map_err(|_| Error::Ranks(format!("{name} is `{value}`, not a number (set by {})", names.launcher)))
+    };
+    let (rank, world) = (number(names.rank)?, number(names.world)?);
+    if world <= 1 {
+        return Ok(None);
+    }
+    if rank >= world {
+        return Err(Error::Ranks(format!("{} is {rank}, but {} is {world}", names.rank, names.world)));
+    }
+    let local_rank = if variable(names.local_rank).is_some() { number(names.local_rank)? } else { rank };
+    let rendezvous = rendezvous(&variable, names)?;
+    Ok(Some(Launch { rank, world, local_rank, rendezvous, launcher: names.launcher }))
+}
+
+/// `VILA_RENDEZVOUS` (a file that all ranks see) before addresses. The port is our own: torchrun's agents already listen at
+/// `MASTER_PORT`.
+fn rendezvous(variable: &impl Fn(&str) -> Option<String>, names: &Names) -> Result<Rendezvous> {
+    if let Some(path) = variable("VILA_RENDEZVOUS") {
+        return Ok(Rendezvous::File(PathBuf::from(path)));
+    }
+    let port_of = |name: &str, plus: u16| -> Result<Option<u16>> {
+        let Some(value) = variable(name) else { return Ok(None) };
+        let port = value.trim().parse::<u16>().ok().and_then(|port| port.checked_add(plus)).filter(|&port| port > 0);
+        port.map(Some).ok_or_else(|| Error::Ranks(format!("{name} is `{value}`, not a port below 65535")))
+    };
+    let job_port = |job: &str| (JOB_PORTS + u64::from(crc32c::crc32c(job.as_bytes())) % 40_000) as u16;
+    let job = ["SLURM_JOB_ID", "PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri", "OMPI_MCA_ess_base_jobid"];
+    let port = match port_of("VILA_PORT", 0)? {
+        Some(port) => Some(port),
+        None => {
+            port_of("MASTER_PORT", 1)?.or_else(|| job.iter().find_map(|name| variable(name)).map(|job| job_port(&job)))
+        }
+    };
+    let one_machine =
+        variable("OMPI_COMM_WORLD_LOCAL_SIZE").is_some_and(|n| Some(n) == variable("OMPI_COMM_WORLD_SIZE"));
+    let host = variable("MASTER_ADDR")
+        .or_else(|| variable("SLURM_LAUNCH_NODE_IPADDR"))
+        .or_else(|| one_machine.then(|| "127.0.0.1".into()));
+    match (host, port) {
+        (Some(host), Some(port)) => Ok(Rendezvous::Address { host, port }),
+        (host, _) => Err(Error::Ranks(format!(
+            "{} started {} processes, but {} is not set: set MASTER_ADDR and MASTER_PORT (rank 0's machine and a free port; \
+             the port after it is used), or VILA_RENDEZVOUS (a file that all ranks see)",
+            names.launcher,
+            variable(names.world).unwrap_or_default(),
+            if host.is_none() { "MASTER_ADDR" } else { "MASTER_PORT" }
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(set: &[(&str, &str)]) -> Result<Option<Launch>> {
+        launch(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string()))
+    }
+
+    fn found(set: &[(&str, &str)]) -> Launch {
+        with(set).expect("readable").expect("many processes")
+    }
+
+    #[test]
+    fn launchers_are_understood() {
+        let torchrun = [("RANK", "5"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")];
+        let address = [("MASTER_ADDR", "node0"), ("MASTER_PORT", "29500")];
+        let launch = found(&[&torchrun[..], &address[..]].concat());
+        let rendezvous = Rendezvous::Address { host: "node0".into(), port: 29501 };
+        assert_eq!(launch, Launch { rank: 5, world: 16, local_rank: 1, rendezvous, launcher: "torchrun" });
+        let file = found(&[&torchrun[..], &[("VILA_RENDEZVOUS", "/shared/meet")]].concat());
+        assert_eq!(file.rendezvous, Rendezvous::File("/shared/meet".into()));
+
+        let mpi = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_LOCAL_SIZE", "2")];
+        let launch = found(&[&mpi[..], &[("PMIX_NAMESPACE", "1234567")]].concat());
+        assert!(
+            matches!(launch.rendezvous, Rendezvous::Address { host, port } if host == "127.0.0.1" && port >= 20_000)
+        );
+
+        let slurm = [("SLURM_PROCID", "3"), ("SLURM_NTASKS", "4"), ("SLURM_LOCALID", "0"), ("SLURM_JOB_ID", "77")];
+        let launch = found(&[&slurm[..], &[("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.1")]].concat());
+        assert_eq!((launch.rank, launch.local_rank, launch.launcher), (3, 0, "SLURM"));
+    }
+
+    #[test]
+    fn one_process_is_alone_and_mistakes_are_named() {
+        assert_eq!(with(&[]).expect("fine"), None);
+        assert_eq!(with(&[("RANK", "0"), ("WORLD_SIZE", "1")]).expect("fine"), None);
+        let message = |set: &[(&str, &str)]| with(set).expect_err("mistake").to_string();
+        assert!(message(&[("RANK", "x"), ("WORLD_SIZE", "2")]).contains("RANK is `x`"));
+        assert!(message(&[("RANK", "2"), ("WORLD_SIZE", "2")]).contains("WORLD_SIZE is 2"));
+        assert!(message(&[("RANK", "0"), ("WORLD_SIZE", "2")]).contains("MASTER_ADDR"));
+        let port = [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "65535")];
+        assert!(message(&port).contains("MASTER_PORT is `65535`"));
+    }
+}

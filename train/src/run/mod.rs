@@ -1,0 +1,264 @@
+//! The training loop: stages, steps, saving, stopping and resuming, on one rank or many.
+
+mod guard;
+mod log;
+mod samples;
+mod session;
+mod stage;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use vila_engine::Backend;
+
+use crate::checkpoint::{Checkpoints, StageReport, TrainerState, load_state};
+use crate::loader::Share;
+use crate::profile::Profiler;
+use crate::ranks::{Collective, Solo, threads};
+use crate::recipe::Recipe;
+use crate::{Error, Result};
+use session::{Session, stage_data};
+use stage::StageRunner;
+
+/// How to run.
+#[derive(Clone, Default)]
+pub struct RunOptions {
+    /// Discard what the output directory holds of an earlier run.
+    pub restart: bool,
+    /// Set from outside to the number of a signal: the run saves and stops after the step in progress.
+    pub stop: Arc<AtomicUsize>,
+    /// When the run must be over: it saves and stops in time, as if by SIGTERM.
+    pub deadline: Option<Instant>,
+    /// Steps of each stage whose ops are measured, after a first one; see [`crate::profile`].
+    pub profile: u64,
+}
+
+impl RunOptions {
+    /// Fails with [`Error::Interrupted`] once a signal has come, where stopping loses nothing.
+    pub fn check_stop(&self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            signal => Err(Error::Interrupted(signal)),
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct RunReport {
+    /// All finished stages.
+    pub stages: Vec<StageReport>,
+    /// The newest checkpoint.
+    pub checkpoint: PathBuf,
+    /// The signal that stopped the run, if one did.
+    pub stopped_by: Option<usize>,
+}
+
+/// Runs or resumes a recipe on one device; `path` names it in messages.
+///
+/// # Errors
+/// Everything that can be wrong with recipe, data, model or disk; [`Error::NotFinite`] in place of an update that would
+/// spoil the weights. What was saved before stays usable.
+pub fn train(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>, options: &RunOptions) -> Result<RunReport> {
+    train_as(recipe, path, backend, options, &Solo)
+}
+
+/// Runs or resumes a recipe on ranks that are threads of this process, one for each backend.
+///
+/// # Errors
+/// Those of [`train`], of the first rank that failed by itself.
+pub fn train_on(
+    recipe: &Recipe,
+    path: &Path,
+    backends: Vec<Arc<dyn Backend>>,
+    options: &RunOptions,
+) -> Result<RunReport> {
+    if let [backend] = &backends[..] {
+        return train(recipe, path, Arc::clone(backend), options);
+    }
+    let collectives = threads(backends.len())?;
+    let results: Vec<Result<RunReport>> = std::thread::scope(|scope| {
+        let ranks = backends
+            .into_iter()
+            .zip(collectives)
+            .map(|(backend, collective)| scope.spawn(move || train_as(recipe, path, backend, options, &collective)));
+        let ranks: Vec<_> = ranks.collect();
+        let panicked = |_| Err(Error::Ranks("a rank's thread ended early".into()));
+        ranks.into_iter().map(|rank| rank.join().unwrap_or_else(panicked)).collect()
+    });
+    let (done, mut failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    // The others only report that one.
+    let own = failed.iter().position(|result| !matches!(result, Err(Error::RankLost { .. })));
+    match failed.is_empty() {
+        false => failed.swap_remove(own.unwrap_or(0)),
+        true => done.into_iter().next().unwrap_or_else(|| Err(Error::Ranks("there is no rank".into()))),
+    }
+}
+
+/// Runs or resumes a recipe as one rank of many; rank 0 keeps the run's directory.
+///
+/// # Errors
+/// Those of [`train`]; [`Error::RankLost`] if another rank went away.
+pub fn train_as(
+    recipe: &Recipe,
+    path: &Path,
+    backend: Arc<dyn Backend>,
+    options: &RunOptions,
+    collective: &dyn Collective,
+) -> Result<RunReport> {
+    let result = run(recipe, path, backend, options, collective);
+    if let Err(error) = &result {
+        collective.leave(error);
+    }
+    result
+}
+
+fn run(
+    recipe: &Recipe,
+    path: &Path,
+    backend: Arc<dyn Backend>,
+    options: &RunOptions,
+    collective: &dyn Collective,
+) -> Result<RunReport> {
+    let profiler = (options.profile > 0).then(|| Arc::new(Profiler::new(Arc::clone(&backend))));
+    let backend = profiler.clone().map_or(backend, |profiler| profiler as Arc<dyn Backend>);
+    let share = Share { rank: collective.rank(), world: collective.world() };
+    let first = share.rank == 0;
+    // Rank 0 alone touches the directory; the others wait for what it found.
+    let kept = if first { Some(open(recipe, path, &backend, options)?) } else { None };
+    let found = kept.as_ref().and_then(|kept| kept.newest.clone());
+    let said = found.as_ref().map_or(Vec::new(), |dir| dir.as_os_str().as_encoded_bytes().to_vec());
+    let said = collective.hear_first(said)?;
+    let newest = (!said.is_empty()).then(|| PathBuf::from(String::from_utf8_lossy(&said).into_owned()));
+    let resumed = newest.as_deref().map(load_state).transpose()?;
+    let stage = recipe.stage.get(resumed.as_ref().map_or(0, |state| state.stage));
+    let mut session = match &newest {
+        Some(dir) => Session::load(dir, backend, recipe, stage)?,
+        None => Session::start(recipe, path, backend)?,
+    };
+    let mut state = resumed.unwrap_or_else(|| TrainerState::new(recipe.hash().to_string()));
+    let nothing = Checkpoints::elsewhere(&recipe.out);
+    let checkpoints = kept.as_ref().map_or(&nothing, |kept| &kept.checkpoints);
+    let (mut newest, mut stopped_by) = (newest, None);
+    while state.stage < recipe.stage.len() && stopped_by.is_none() {
+        let (stage, profiler) = (&recipe.stage[state.stage], profiler.as_deref());
+        let runner = StageRunner { recipe, stage, checkpoints, options, profiler, collective, share };
+        let (name, stopped) = runner.run(&mut session, &mut state, newest.as_deref())?;
+        newest = Some(checkpoints.dir(&name));
+        stopped_by = stopped;
+    }
+    checkpoints.finish()?;
+    // Nobody leaves before the last checkpoint is whole.
+    collective.agree(0)?;
+    let checkpoint = newest.ok_or_else(|| Error::Data("the recipe has no stage".into()))?;
+    Ok(RunReport { stages: state.finished, checkpoint, stopped_by })
+}
+
+/// A run's directory, held.
+struct Kept {
+    checkpoints: Checkpoints,
+    newest: Option<PathBuf>,
+    _lock: std::fs::File,
+}
+
+fn open(recipe: &Recipe, path: &Path, backend: &Arc<dyn Backend>, options: &RunOptions) -> Result<Kept> {
+    std::fs::create_dir_all(&recipe.out).map_err(Error::io(&recipe.out))?;
+    let lock = lock(&recipe.out)?;
+    let alone = Share { rank: 0, world: 1 };
+    if options.restart {
+        // What cannot run must not cost the old run its files.
+        let session = Session::start(recipe, path, Arc::clone(backend))?;
+        stage_data(recipe, 0, &session, alone)?;
+        discard(&recipe.out)?;
+    }
+    let checkpoints = Checkpoints::open(&recipe.out, &recipe.checkpoint)?;
+    let newest = checkpoints.newest()?;
+    let resumed = newest.as_deref().map(load_state).transpose()?;
+    check_claim(&recipe.out, recipe.hash(), resumed.as_ref())?;
+    Ok(Kept { checkpoints, newest, _lock: lock })
+}
+
+/// A directory belongs to the recipe that made its first step there.
+fn check_claim(out: &Path, hash: &str, resumed: Option<&TrainerState>) -> Result<()> {
+    let path = out.join(CLAIM);
+    let claimed = match std::fs::read_to_string(&path) {
+        Ok(owner) => Some(owner.trim().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Error::io(&path)(error)),
+    };
+    match resumed.map(|state| state.recipe_hash.clone()).or(claimed) {
+        Some(owner) if owner != hash => Err(Error::OutputDirectory {
+            path: out.to_path_buf(),
+            problem: format!(
+                "holds a run of another recipe (hash {}, this one is {}); choose another `out`, or --restart to discard it",
+                owner.get(..12).unwrap_or(&owner),
+                hash.get(..12).unwrap_or(hash)
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Holds the hash of the recipe that a directory belongs to.
+const CLAIM: &str = "recipe.hash";
+
+/// Keeps other processes out of a run's directory until it is dropped.
+fn lock(out: &Path) -> Result<std::fs::File> {
+    let path = out.join(".lock");
+    let file = std::fs::File::create(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::OutputDirectory {
+            path: out.to_path_buf(),
+            problem: "another process is running there; wait for it, or choose another `out`".into(),
+        }),
+        Err(std::fs::TryLockError::Error(error)) => Err(Error::io(&path)(error)),
+    }
+}
+
+/// Removes a run's files, and nothing else, from its output directory.
+pub(crate) fn discard(out: &Path) -> Result<()> {
+    let files =
+        ["latest", CLAIM, "metrics.jsonl", "samples.jsonl", "report.html", "checkpoints", "profile", "tensorboard"];
+    for name in files {
+        let path = out.join(name);
+        let removed = if path.is_dir() && !path.is_symlink() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks a recipe and builds everything but weights and steps: sources are ingested, documents checked.
+///
+/// Returns one line per stage.
+pub fn dry_run(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>) -> Result<Vec<String>> {
+    let session = Session::start(recipe, path, backend)?;
+    recipe
+        .stage
+        .iter()
+        .enumerate()
+        .map(|(index, stage)| {
+            let data = stage_data(recipe, index, &session, Share { rank: 0, world: 1 })?;
+            let first = data.step(0)?;
+            Ok(format!(
+                "{}: {} steps of {} documents; the first step has {} tokens, {} supervised, {} images in {} micro-batches",
+                stage.name,
+                stage.steps,
+                stage.documents,
+                first.tokens,
+                first.supervised,
+                first.images,
+                first.batches.len()
+            ))
+        })
+        .collect()
+}

@@ -1,0 +1,38 @@
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::json;
+use vila_model::{GenerateOptions, Parts};
+
+use crate::checkpoint::TrainerState;
+use crate::metrics::keep_lines;
+use crate::recipe::SamplesSpec;
+use crate::{Error, Result};
+
+const FILE: &str = "samples.jsonl";
+
+/// Drops what steps said that run again.
+pub(super) fn rewind(out: &Path, global_step: u64) -> Result<()> {
+    keep_lines(&out.join(FILE), |line| line["global_step"].as_u64().is_some_and(|step| step <= global_step))
+}
+
+/// Lets the model continue each prompt and appends what it said to `samples.jsonl`.
+pub(super) fn write(out: &Path, spec: &SamplesSpec, parts: Parts, stage: &str, state: &TrainerState) -> Result<()> {
+    let path = out.join(FILE);
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+    let options = GenerateOptions { max_new_tokens: spec.max_new_tokens, ..GenerateOptions::default() };
+    for prompt in &spec.prompts {
+        let said = parts.generate(&prompt.text, &prompt.images, &options)?;
+        let line = json!({
+            "stage": stage,
+            "step": state.step,
+            "global_step": state.global_step,
+            "prompt": prompt.text,
+            "images": prompt.images,
+            "text": said.text,
+        });
+        writeln!(file, "{line}").map_err(Error::io(&path))?;
+    }
+    Ok(())
+}

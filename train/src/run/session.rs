@@ -1,0 +1,110 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use vila_autograd::{ParamSpec, ParamStore};
+use vila_engine::Backend;
+use vila_model::image::ImageProcessor;
+use vila_model::tokenizer::Tokenizer;
+use vila_model::{Parts, Vila, VilaModel};
+
+use crate::checkpoint::Carried;
+use crate::data::shard::ShardReader;
+use crate::loader::{Geometry, Share, Source, StageData};
+use crate::recipe::{Recipe, StageSpec, TokenIds};
+use crate::sources::open_source;
+use crate::{Error, Result};
+
+/// The model of a run between stages.
+pub(super) struct Session {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) carried: Carried,
+    pub(super) store: Option<ParamStore>,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) processor: ImageProcessor,
+}
+
+impl Session {
+    pub(super) fn start(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>) -> Result<Self> {
+        if let Some(from) = &recipe.model.from {
+            return Self::load(from, backend, recipe, recipe.stage.first());
+        }
+        let file =
+            recipe.model.tokenizer.as_ref().ok_or_else(|| Error::recipe(path, "`model.tokenizer` is missing"))?;
+        let tokenizer = Tokenizer::from_file(file)?;
+        let ids = TokenIds { bos: tokenizer.bos(), eos: tokenizer.eos(), image: tokenizer.image_token() };
+        let (config, processor) = recipe.random_model(path, tokenizer.vocab_size(), ids)?;
+        let dtype = recipe.model.precision.into();
+        let store = ParamStore::new(&*backend, VilaModel::specs(&config), dtype, recipe.seed, |_| false)?;
+        let carried = Carried {
+            config,
+            extras: BTreeMap::new(),
+            tokenizer: tokenizer.file_bytes().to_vec(),
+            preprocessor: processor.to_json(),
+            recipe: printed(recipe),
+        };
+        Ok(Session { backend, carried, store: Some(store), tokenizer, processor })
+    }
+
+    /// What `stage` trains keeps its f32 values as master weights.
+    pub(super) fn load(
+        dir: &Path,
+        backend: Arc<dyn Backend>,
+        recipe: &Recipe,
+        stage: Option<&StageSpec>,
+    ) -> Result<Self> {
+        let trains = |spec: &ParamSpec| stage.is_some_and(|stage| stage.trains(&spec.name));
+        let vila = Vila::load_with(dir, Arc::clone(&backend), recipe.model.precision.into(), trains)?;
+        let carried = Carried {
+            config: vila.config,
+            extras: vila.extras,
+            tokenizer: vila.tokenizer.file_bytes().to_vec(),
+            preprocessor: vila.processor.to_json(),
+            recipe: printed(recipe),
+        };
+        Ok(Session { backend, carried, store: Some(vila.store), tokenizer: vila.tokenizer, processor: vila.processor })
+    }
+
+    /// The weights with another choice of what trains.
+    pub(super) fn retrain(&mut self, stage: &StageSpec) -> Result<()> {
+        let store = self.store.take().ok_or_else(|| Error::Data("the weights are gone after a failed stage".into()))?;
+        self.store = Some(store.with_trainable(&*self.backend, |spec| stage.trains(&spec.name))?);
+        Ok(())
+    }
+
+    pub(super) fn weights(&self) -> Result<&ParamStore> {
+        self.store.as_ref().ok_or_else(|| Error::Data("the weights are gone after a failed stage".into()))
+    }
+
+    /// What generation needs of the model in training.
+    pub(super) fn parts<'a>(&'a self, model: &'a VilaModel) -> Result<Parts<'a>> {
+        let (store, tokenizer, processor) = (self.weights()?, &self.tokenizer, &self.processor);
+        Ok(Parts { backend: &*self.backend, store, model, tokenizer, processor })
+    }
+}
+
+fn printed(recipe: &Recipe) -> String {
+    toml::to_string_pretty(recipe).unwrap_or_default()
+}
+
+/// Multiplies the stage index into seeds, so that stages draw different orders.
+const STAGE_SEED: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The data of a stage, of which this rank makes its share.
+pub(super) fn stage_data(recipe: &Recipe, index: usize, session: &Session, share: Share) -> Result<StageData> {
+    let stage = &recipe.stage[index];
+    let mut sources = Vec::new();
+    for name in stage.data.keys() {
+        let spec = &recipe.sources[name];
+        let reader: ShardReader = open_source(&recipe.out, name, spec, &session.tokenizer)?;
+        sources.push(Source { name: name.clone(), reader: Arc::new(reader), hold_out: spec.hold_out });
+    }
+    let geometry = Geometry {
+        tokens_per_image: session.carried.config.tokens_per_image(),
+        max_positions: session.carried.config.llm.max_positions,
+        align: if session.backend.needs_fixed_shapes() { stage.capacity } else { 1 },
+        width: session.carried.config.llm.hidden_size,
+    };
+    let seed = recipe.seed ^ STAGE_SEED.wrapping_mul(index as u64 + 1);
+    StageData::new(seed, stage, sources, geometry, share, session.processor.clone())
+}
