@@ -16,6 +16,7 @@ mod mutations;
 mod nvrtc;
 mod offline;
 mod op_table;
+mod packing;
 mod ranks;
 mod report;
 mod training;

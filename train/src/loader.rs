@@ -16,7 +16,7 @@ use vila_model::{Document, Images, PackedBatch, VilaModel};
 use crate::data::shard::{ImageId, ShardReader};
 use crate::data::tokens::hex;
 use crate::order::{MixtureOrder, Pick};
-use crate::packing::{deal, first_fit_decreasing};
+use crate::packing::{deal, pack};
 use crate::recipe::StageSpec;
 use crate::{Error, Result};
 
@@ -194,7 +194,7 @@ impl StageData {
             .iter()
             .map(|record| self.geometry.length(record.token_count as usize, record.image_count as usize))
             .collect();
-        let bins = first_fit_decreasing(&lengths, self.capacity);
+        let bins = pack(&lengths, self.capacity);
         let cost = |bin: &Vec<usize>| bin.iter().map(|&i| self.geometry.cost(lengths[i])).sum();
         let ranks = deal(&bins.iter().map(cost).collect::<Vec<u64>>(), self.share.world);
         let mut step = Step {

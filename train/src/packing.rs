@@ -1,4 +1,8 @@
-//! First-fit-decreasing packing of a step's documents into micro-batches.
+//! Packing of a step's documents into micro-batches.
+
+mod fill;
+
+pub use fill::pack;
 
 /// Bins of indices into `lengths`: every index once, no bin above `capacity` (lengths are at most that).
 ///
