@@ -17,6 +17,7 @@ mod nvrtc;
 mod offline;
 mod op_table;
 mod packing;
+mod plan;
 mod ranks;
 mod report;
 mod training;

@@ -20,8 +20,8 @@ pub mod tuning;
 
 pub use backend::CudaBackend;
 pub use driver::{
-    Access, Arg, CublasLt, DeviceInfo, DevicePtr, Driver, Emulated, EmulatedOptions, Error, Event, Function, HostPtr,
-    Launch, Matmul, Matrix, MatrixType, Nvidia, NvidiaLibrary, Result, Span, Stream, Target,
+    Access, Arg, CublasLt, DeviceInfo, DevicePtr, Driver, Dry, Emulated, EmulatedOptions, Error, Event, Function,
+    HostPtr, Launch, Matmul, Matrix, MatrixType, Nvidia, NvidiaLibrary, Result, Span, Stream, Target,
 };
 pub use pool::{Block, Pool};
 pub use survey::{LibraryFacts, Survey, survey};

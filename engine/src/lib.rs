@@ -27,7 +27,7 @@ mod storage;
 mod tensor;
 
 pub use backend::Backend;
-pub use cpu::CpuBackend;
+pub use cpu::{CpuBackend, DryCpu};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use storage::{ByOwner, Owner, Storage, StorageStats};

@@ -123,15 +123,48 @@ struct PoolState {
     stats: StorageStats,
 }
 
+/// Bytes that buffers of no substance may have in all: far above any machine, far below an overflow.
+const MOST_COUNTED: usize = 1 << 50;
+
+/// A buffer that is counted as if it were there.
+pub(crate) struct Phantom {
+    size: usize,
+    owner: Owner,
+    pool: Arc<HostPool>,
+}
+
+impl Drop for Phantom {
+    fn drop(&mut self) {
+        lock(&self.pool.state).stats.give(self.size, self.owner);
+    }
+}
+
 /// Rounds up to an eighth of the next power of two, so that similar sizes share buffers.
 fn size_class(lines: usize) -> usize {
     let step = (lines.next_power_of_two() / 8).max(1);
     lines.div_ceil(step) * step
 }
 
+/// Lines of a buffer for that many bytes.
+fn lines_for(bytes: usize) -> usize {
+    size_class(bytes.div_ceil(size_of::<Line>()).max(1))
+}
+
 impl HostPool {
+    /// Counts a buffer of the size that [`HostPool::alloc`] would take.
+    pub(crate) fn count(self: &Arc<Self>, bytes: usize, owner: Owner) -> Result<Phantom> {
+        let size = lines_for(bytes) * size_of::<Line>();
+        let mut state = lock(&self.state);
+        if size > MOST_COUNTED - state.stats.in_use {
+            let (in_use, held) = (state.stats.in_use, state.stats.held.to_string());
+            return Err(Error::OutOfMemory { requested: bytes, in_use, held });
+        }
+        state.stats.take(size, owner);
+        Ok(Phantom { size, owner, pool: Arc::clone(self) })
+    }
+
     pub(crate) fn alloc(self: &Arc<Self>, bytes: usize, owner: Owner) -> Result<HostBuffer> {
-        let lines = size_class(bytes.div_ceil(size_of::<Line>()).max(1));
+        let lines = lines_for(bytes);
         let size = lines * size_of::<Line>();
         let reused = {
             let mut state = lock(&self.state);

@@ -36,6 +36,13 @@ pub enum Images {
     Pixels(Vec<f32>),
     /// Outputs of a frozen vision tower, `tokens * d_v` each.
     Features(Vec<f32>),
+    /// That many images without values, as pixels or as features: for devices that only keep account of memory.
+    Unset {
+        /// Number of images.
+        images: usize,
+        /// Whether they stand for features.
+        encoded: bool,
+    },
 }
 
 /// Documents on one axis of `T` positions; no document is padded, none sees another.

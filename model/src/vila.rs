@@ -44,9 +44,18 @@ impl VilaModel {
 
     /// Outputs of the vision tower for normalised pixels: `[images * tokens, d_v]`.
     pub fn vision_features<'a>(&'a self, tape: &mut Tape<'a>, pixels: &[f32]) -> Result<Var<'a>> {
-        let width = 3 * self.config.vision.image_size.pow(2);
-        let pixels = upload(tape, pixels, width, "pixels of whole images")?;
+        let pixels = upload(tape, pixels, self.pixels_per_image(), "pixels of whole images")?;
         Ok(self.vision.forward(tape, &pixels)?)
+    }
+
+    /// As [`VilaModel::vision_features`], of `images` images whose pixels have no values.
+    pub fn unset_features<'a>(&'a self, tape: &mut Tape<'a>, images: usize) -> Result<Var<'a>> {
+        let pixels = unset(tape, images, self.pixels_per_image())?;
+        Ok(self.vision.forward(tape, &pixels)?)
+    }
+
+    fn pixels_per_image(&self) -> usize {
+        3 * self.config.vision.image_size.pow(2)
     }
 
     /// Image features as the decoder sees them: `[images * tokens_per_image, D]`; nothing without images.
@@ -56,6 +65,12 @@ impl VilaModel {
             Images::Pixels(pixels) => self.vision_features(tape, pixels)?,
             Images::Features(features) => {
                 let features = upload(tape, features, self.config.vision.hidden_size, "whole feature rows")?;
+                tape.input(features, false)
+            }
+            Images::Unset { images, encoded: false } => self.unset_features(tape, *images)?,
+            Images::Unset { images, encoded: true } => {
+                let vision = &self.config.vision;
+                let features = unset(tape, images * vision.tokens(), vision.hidden_size)?;
                 tape.input(features, false)
             }
         };
@@ -151,12 +166,20 @@ fn upload(tape: &Tape, values: &[f32], width: usize, what: &str) -> Result<Tenso
     if !values.len().is_multiple_of(width.max(1)) {
         return Err(Error::Input(format!("{} values are not {what} of {width}", values.len())));
     }
-    let (backend, rows) = (tape.backend(), values.len() / width.max(1));
-    let host = backend.upload_f32(rows, width, values)?;
+    let host = tape.backend().upload_f32(values.len() / width.max(1), width, values)?;
+    in_store_type(tape, host)
+}
+
+/// As [`upload`], without values.
+fn unset(tape: &Tape, rows: usize, width: usize) -> Result<Tensor> {
+    in_store_type(tape, tape.backend().alloc(DType::F32, rows, width)?)
+}
+
+fn in_store_type(tape: &Tape, values: Tensor) -> Result<Tensor> {
     if tape.store().dtype() == DType::F32 {
-        return Ok(host);
+        return Ok(values);
     }
-    let tensor = backend.alloc(tape.store().dtype(), rows, width)?;
-    backend.copy(&vila_engine::ops::Copy { x: &host, y: &tensor })?;
+    let tensor = tape.backend().alloc(tape.store().dtype(), values.rows(), values.cols())?;
+    tape.backend().copy(&vila_engine::ops::Copy { x: &values, y: &tensor })?;
     Ok(tensor)
 }

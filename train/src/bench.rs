@@ -13,6 +13,7 @@ use vila_model::config::{LlamaConfig, ProjectorConfig, ProjectorKind, VisionConf
 use vila_model::{Document, GenerateOptions, Generator, Images, PackedBatch, VilaConfig, VilaModel};
 
 use crate::optimizer::Optimizer;
+use crate::plan::{DryDevice, StepEstimate, dry_step};
 use crate::profile::{Profiler, Record};
 use crate::ranks::Solo;
 use crate::recipe::{Part, StageSpec};
@@ -164,8 +165,23 @@ pub fn bench_step(
     Ok(StepTimes { seconds, loss, model_flops: model_flops(config, shape), held_at_peak, ops })
 }
 
+/// What [`bench_step`] should hold at its peak.
+///
+/// # Errors
+/// As [`bench_step`].
+pub fn planned_step(
+    device: DryDevice,
+    config: &VilaConfig,
+    shape: StepShape,
+    options: StepOptions,
+) -> Result<StepEstimate> {
+    let align = if device == DryDevice::Cpu { 1 } else { LinearCrossEntropy::CHUNK };
+    let batch = random_batch(config, shape, align, 0)?;
+    dry_step(device, config, (options.dtype, options.recompute), &stage(), &batch)
+}
+
 /// Parameters beyond which initial values are repeated pieces of one random table.
-const MANY: usize = 200_000_000;
+const MANY: usize = 20_000_000;
 
 /// Random weights; for large models made on the device, since drawing billions of numbers on the host takes minutes.
 fn random_store(

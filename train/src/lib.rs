@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod order;
 pub mod packing;
+pub mod plan;
 pub mod profile;
 pub mod progress;
 pub mod quickstart;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use vila_engine::ops::*;
+use vila_engine::ops::{Cost, Op};
 use vila_engine::{Backend, DType, Owner, Result, StorageStats, Tensor};
 
 /// One op that ran.
@@ -34,6 +34,50 @@ pub struct Total {
     /// Work in all.
     pub cost: Cost,
 }
+
+/// The ops of [`Backend`], each of them given to `self.observe`.
+macro_rules! observe_ops {
+    () => {
+        observe_ops! {
+            gemm, Gemm;
+            linear, Linear;
+            bias_grad, BiasGrad;
+            rms_norm, RmsNorm;
+            rms_norm_backward, RmsNormBackward;
+            layer_norm, LayerNorm;
+            layer_norm_backward, LayerNormBackward;
+            rope, Rope;
+            attention, Attention;
+            attention_backward, AttentionBackward;
+            swiglu, Swiglu;
+            swiglu_backward, SwigluBackward;
+            gelu, Gelu;
+            gelu_backward, GeluBackward;
+            gather_rows, GatherRows;
+            scatter_rows, ScatterRows;
+            scatter_add_rows, ScatterAddRows;
+            vision_embed, VisionEmbed;
+            vision_embed_backward, VisionEmbedBackward;
+            extract_patches, ExtractPatches;
+            linear_cross_entropy, LinearCrossEntropy;
+            dropout, Dropout;
+            add, Add;
+            copy, Copy;
+            scale, Scale;
+            fill, Fill;
+            sum_squares, SumSquares;
+            gradient_gate, GradientGate;
+            adamw, AdamW;
+            sample, Sample;
+        }
+    };
+    ($($method:ident, $args:ident;)*) => {
+        $(fn $method(&self, args: &vila_engine::ops::$args) -> vila_engine::Result<()> {
+            self.observe(args)
+        })*
+    };
+}
+pub(crate) use observe_ops;
 
 /// Measures the ops of another backend.
 pub struct Profiler {
@@ -139,14 +183,6 @@ pub fn write(records: &[Record], folder: &Path) -> crate::Result<()> {
     Ok(())
 }
 
-macro_rules! observed {
-    ($($method:ident, $args:ident;)*) => {
-        $(fn $method(&self, args: &$args) -> Result<()> {
-            self.observe(args)
-        })*
-    };
-}
-
 impl Backend for Profiler {
     fn name(&self) -> &'static str {
         self.inner.name()
@@ -185,36 +221,5 @@ impl Backend for Profiler {
         self.inner.download(from)
     }
 
-    observed! {
-        gemm, Gemm;
-        linear, Linear;
-        bias_grad, BiasGrad;
-        rms_norm, RmsNorm;
-        rms_norm_backward, RmsNormBackward;
-        layer_norm, LayerNorm;
-        layer_norm_backward, LayerNormBackward;
-        rope, Rope;
-        attention, Attention;
-        attention_backward, AttentionBackward;
-        swiglu, Swiglu;
-        swiglu_backward, SwigluBackward;
-        gelu, Gelu;
-        gelu_backward, GeluBackward;
-        gather_rows, GatherRows;
-        scatter_rows, ScatterRows;
-        scatter_add_rows, ScatterAddRows;
-        vision_embed, VisionEmbed;
-        vision_embed_backward, VisionEmbedBackward;
-        extract_patches, ExtractPatches;
-        linear_cross_entropy, LinearCrossEntropy;
-        dropout, Dropout;
-        add, Add;
-        copy, Copy;
-        scale, Scale;
-        fill, Fill;
-        sum_squares, SumSquares;
-        gradient_gate, GradientGate;
-        adamw, AdamW;
-        sample, Sample;
-    }
+    observe_ops!();
 }

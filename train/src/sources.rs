@@ -18,10 +18,7 @@ pub fn open_source(out: &Path, name: &str, spec: &SourceSpec, tokenizer: &Tokeni
     let reader = match &spec.shard {
         Some(dir) => ShardReader::open(dir)?,
         None => {
-            let mut options = ingest_options(name, spec, out)?;
-            let tokenizer = IngestTokenizer::new(tokenizer.clone())?;
-            let key = cache_key(&options, &tokenizer)?;
-            options.out = out.join("shards").join(format!("{name}-{}", &key[..12]));
+            let (options, tokenizer) = cached_ingestion(out, name, spec, tokenizer)?;
             if !options.out.exists() {
                 let parent = out.join("shards");
                 std::fs::create_dir_all(&parent).map_err(Error::io(&parent))?;
@@ -32,6 +29,39 @@ pub fn open_source(out: &Path, name: &str, spec: &SourceSpec, tokenizer: &Tokeni
     };
     reader.check_tokenizer(&tokenizer.fingerprint())?;
     Ok(reader)
+}
+
+/// As [`open_source`], if the shard is there already: nothing is ingested.
+///
+/// # Errors
+/// As [`open_source`], for a shard that is there.
+pub fn find_source(
+    out: &Path,
+    name: &str,
+    spec: &SourceSpec,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Option<ShardReader>> {
+    let dir = match (&spec.shard, tokenizer) {
+        (Some(dir), _) => Some(dir.clone()),
+        // Raw data that cannot be read has no shard either.
+        (None, Some(tokenizer)) => cached_ingestion(out, name, spec, tokenizer).ok().map(|(options, _)| options.out),
+        (None, None) => None,
+    };
+    dir.filter(|dir| dir.exists()).map(|dir| Ok(ShardReader::open(dir)?)).transpose()
+}
+
+/// How raw data is ingested, into a folder that the hash of everything decides.
+fn cached_ingestion(
+    out: &Path,
+    name: &str,
+    spec: &SourceSpec,
+    tokenizer: &Tokenizer,
+) -> Result<(IngestOptions, IngestTokenizer)> {
+    let mut options = ingest_options(name, spec, out)?;
+    let tokenizer = IngestTokenizer::new(tokenizer.clone())?;
+    let key = cache_key(&options, &tokenizer)?;
+    options.out = out.join("shards").join(format!("{name}-{}", &key[..12]));
+    Ok((options, tokenizer))
 }
 
 fn ingest_options(name: &str, spec: &SourceSpec, out: &Path) -> Result<IngestOptions> {

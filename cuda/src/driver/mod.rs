@@ -1,14 +1,17 @@
 //! What the backend needs of a device, in the device's own terms.
 //!
-//! Two implementations: [`Nvidia`](crate::Nvidia) and [`Emulated`](crate::Emulated). Everything above (pool, launch
+//! Two implementations that compute, [`Nvidia`](crate::Nvidia) and [`Emulated`](crate::Emulated), and one that only keeps
+//! account of memory, [`Dry`](crate::Dry). Everything above (pool, launch
 //! geometry, argument order, op code) is one code path for both.
 
 mod cublaslt;
+mod dry;
 mod emulated;
 mod hazard;
 mod nvidia;
 
 pub use cublaslt::CublasLt;
+pub use dry::Dry;
 pub use emulated::{Emulated, EmulatedOptions};
 pub use nvidia::{Nvidia, NvidiaLibrary};
 
@@ -280,6 +283,11 @@ pub trait Driver: Send + Sync {
     /// Whether each allocation should have the asked size exactly, so that every access past its end is found.
     fn exact_allocations(&self) -> bool {
         false
+    }
+
+    /// Whether kernels run; where they do not, none is compiled.
+    fn runs_kernels(&self) -> bool {
+        true
     }
 
     /// Takes device memory, at once.

@@ -11,12 +11,15 @@ fn min_rows(cols: usize) -> usize {
     if cols > 64 { 8 } else { 264_usize.div_ceil(cols.max(1)).max(72) }
 }
 
+/// To how many rows fewer are filled up; nothing if there are enough.
+pub fn padded_rows(args: &Linear) -> Option<usize> {
+    let (rows, padded) = (args.x.rows(), min_rows(args.y.cols()));
+    (rows > 0 && rows < padded).then_some(padded)
+}
+
 pub fn fast(cpu: &CpuBackend, args: &Linear) -> Result<()> {
     let rows = args.x.rows();
-    let padded = min_rows(args.y.cols());
-    if rows >= padded || rows == 0 {
-        return rows_product(args);
-    }
+    let Some(padded) = padded_rows(args) else { return rows_product(args) };
     let (x, y) = (cpu.scratch(padded, args.x.cols())?, cpu.scratch(padded, args.y.cols())?);
     copy_rows(args.x, &x, rows)?;
     rows_product(&Linear { x: &x, y: &y, ..*args })?;

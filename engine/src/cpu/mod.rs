@@ -3,6 +3,7 @@
 mod adamw;
 mod attention;
 mod dropout;
+mod dry;
 mod elementwise;
 mod extract_patches;
 mod gelu;
@@ -22,6 +23,7 @@ mod vision_embed;
 
 use std::sync::Arc;
 
+pub use dry::DryCpu;
 use half::bf16;
 
 use crate::ops::*;

@@ -20,6 +20,9 @@ pub trait Op {
     /// Least work. `documents` gives the values of a boundary tensor, which only the device holds.
     fn cost(&self, documents: &dyn Fn(&Tensor) -> crate::Result<Vec<u32>>) -> crate::Result<Cost>;
 
+    /// What it writes.
+    fn outputs(&self) -> Vec<&Tensor>;
+
     /// Runs it.
     fn run(&self, backend: &dyn Backend) -> crate::Result<()>;
 }
@@ -45,6 +48,10 @@ macro_rules! moves {
                 let written = sizes([$($written,)* None]);
                 let updated = sizes([$($updated,)* None]);
                 Ok(Cost { bytes: read + written + 2.0 * updated, flops: 0.0 })
+            }
+            fn outputs(&self) -> Vec<&Tensor> {
+                let $a = self;
+                [$($written,)* $($updated,)* None].into_iter().flatten().collect()
             }
             fn run(&self, backend: &dyn Backend) -> crate::Result<()> {
                 backend.$method(self)
@@ -77,7 +84,7 @@ moves! {
     Copy, copy, |a| [Some(a.x)], [Some(a.y)], [];
     Scale, scale, |a| [], [], [Some(a.y)];
     Fill, fill, |a| [], [Some(a.y)], [];
-    SumSquares, sum_squares, |a| [Some(a.x)], [], [];
+    SumSquares, sum_squares, |a| [Some(a.x)], [], [Some(a.sum)];
     GradientGate, gradient_gate, |a| [Some(a.sum), a.losses], [Some(a.gate)], [Some(a.updates)];
     AdamW, adamw, |a| [Some(a.grad)], [a.publish], [Some(a.weights), Some(a.m), Some(a.v)];
     Sample, sample, |a| [Some(a.logits)], [Some(a.out)], [];
@@ -91,6 +98,10 @@ impl Op for Rope<'_> {
     fn cost(&self, _: &dyn Fn(&Tensor) -> crate::Result<Vec<u32>>) -> crate::Result<Cost> {
         let rotated = (self.x.rows() * self.heads * self.head_dim * self.x.dtype().size()) as f64;
         Ok(Cost { bytes: 2.0 * rotated + size(self.positions), flops: 0.0 })
+    }
+
+    fn outputs(&self) -> Vec<&Tensor> {
+        vec![self.x]
     }
 
     fn run(&self, backend: &dyn Backend) -> crate::Result<()> {
@@ -110,6 +121,10 @@ impl Op for Gemm<'_> {
         Ok(Cost { bytes, flops: 2.0 * m as f64 * n as f64 * k as f64 })
     }
 
+    fn outputs(&self) -> Vec<&Tensor> {
+        vec![self.c]
+    }
+
     fn run(&self, backend: &dyn Backend) -> crate::Result<()> {
         backend.gemm(self)
     }
@@ -123,6 +138,10 @@ impl Op for Linear<'_> {
     fn cost(&self, _: &dyn Fn(&Tensor) -> crate::Result<Vec<u32>>) -> crate::Result<Cost> {
         let flops = 2.0 * self.y.len() as f64 * self.x.cols() as f64;
         Ok(Cost { bytes: sizes([Some(self.x), Some(self.weight), self.bias, Some(self.y)]), flops })
+    }
+
+    fn outputs(&self) -> Vec<&Tensor> {
+        vec![self.y]
     }
 
     fn run(&self, backend: &dyn Backend) -> crate::Result<()> {
@@ -141,6 +160,10 @@ impl Op for LinearCrossEntropy<'_> {
         let read = size(self.hidden) + size(self.weight);
         let bytes = read + sizes([self.dhidden, self.row_loss]) + 2.0 * sizes([self.dweight]);
         Ok(Cost { bytes, flops: products * product })
+    }
+
+    fn outputs(&self) -> Vec<&Tensor> {
+        [Some(self.loss), self.row_loss, self.dhidden, self.dweight].into_iter().flatten().collect()
     }
 
     fn run(&self, backend: &dyn Backend) -> crate::Result<()> {
@@ -173,6 +196,10 @@ impl Op for Attention<'_> {
         Ok(Cost { bytes, flops: 4.0 * pairs * self.shape.q_cols() as f64 })
     }
 
+    fn outputs(&self) -> Vec<&Tensor> {
+        vec![self.o, self.lse]
+    }
+
     fn run(&self, backend: &dyn Backend) -> crate::Result<()> {
         backend.attention(self)
     }
@@ -188,6 +215,10 @@ impl Op for AttentionBackward<'_> {
         let pairs = visible_pairs(&bounds, &bounds, self.causal);
         let bytes = sizes([Some(self.qkv), Some(self.o), Some(self.lse), Some(self.d_o), Some(self.dqkv)]);
         Ok(Cost { bytes, flops: 10.0 * pairs * self.shape.q_cols() as f64 })
+    }
+
+    fn outputs(&self) -> Vec<&Tensor> {
+        vec![self.dqkv]
     }
 
     fn run(&self, backend: &dyn Backend) -> crate::Result<()> {

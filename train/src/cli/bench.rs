@@ -6,7 +6,8 @@ use vila_model::VilaConfig;
 
 use super::{Failure, Outcome, Usage, device, print, print_json};
 use crate::bench::kernels::{Bench, Measured, Peaks, cases, sizes};
-use crate::bench::{StepOptions, StepShape, bench_decode, bench_step, preset};
+use crate::bench::{StepOptions, StepShape, bench_decode, bench_step, planned_step, preset};
+use crate::plan::DryDevice;
 use crate::profile;
 
 #[derive(Subcommand)]
@@ -231,6 +232,9 @@ fn step(arguments: &StepArguments) -> Result<Outcome, Failure> {
     let shape = StepShape { seq: arguments.seq, batch: arguments.batch, images: arguments.images };
     let options = StepOptions { dtype, recompute, warmup: arguments.warmup, steps: arguments.steps.max(1) };
     let times = bench_step(&backend, &config, shape, options)?;
+    let planned = DryDevice::parse(backend.name().split('+').next().unwrap_or_default());
+    let planned = planned.map(|device| planned_step(device, &config, shape, options)).transpose()?;
+    let planned = planned.map_or(0, |planned| planned.held_at_peak.total());
     let (median, tokens) = (times.median(), (shape.seq * shape.batch) as f64);
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     let memory: serde_json::Map<_, _> =
@@ -254,6 +258,7 @@ fn step(arguments: &StepArguments) -> Result<Outcome, Failure> {
         "model_gflops": times.model_flops / median / 1e9,
         "share_of_989_tflops": times.model_flops / median / 989e12,
         "peak_mib": mib(times.held_at_peak.total()),
+        "planned_peak_mib": mib(planned),
         "held_at_peak_mib": memory,
         "ops": ops,
     });
@@ -261,7 +266,7 @@ fn step(arguments: &StepArguments) -> Result<Outcome, Failure> {
         print_json(&facts)?;
     } else {
         print(&format!(
-            "{}: {:.1} ms per step (median of {}), {:.0} tokens/s, {:.1} model GFLOP/s, peak {:.0} MiB ({})\n\
+            "{}: {:.1} ms per step (median of {}), {:.0} tokens/s, {:.1} model GFLOP/s, peak {:.0} MiB ({}; planned {:.0} MiB)\n\
              model FLOPs: 6 x (decoder without embeddings + projector) x tokens + causal attention at half + 2 x tower x \
              patches; utilisation is their rate over the device's dense peak (989 TFLOP/s in bf16 on H100 and H200)\n\n\
              one more step, each op waited for:\n{}",
@@ -272,6 +277,7 @@ fn step(arguments: &StepArguments) -> Result<Outcome, Failure> {
             times.model_flops / median / 1e9,
             mib(times.held_at_peak.total()),
             times.held_at_peak,
+            mib(planned),
             profile::table(&times.ops)
         ))?;
     }

@@ -8,6 +8,7 @@ mod doctor;
 mod inspect;
 #[cfg(feature = "cuda")]
 mod kernels;
+mod plan;
 mod prompt;
 mod report;
 mod train;
@@ -43,6 +44,8 @@ enum Command {
     Train(train::TrainArguments),
     /// Draws a run's metrics and samples as one page that needs nothing else.
     Report(report::ReportArguments),
+    /// Says what a recipe needs before it runs: memory for each recompute policy, FLOPs, hours.
+    Plan(plan::PlanArguments),
     /// Continues a prompt with images.
     Generate(prompt::GenerateArguments),
     /// Log-likelihoods of continuations, one JSON line per input line.
@@ -109,6 +112,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Data(command) => data::run(command),
         Command::Train(arguments) => train::train(arguments),
         Command::Report(arguments) => report::report(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Generate(arguments) => prompt::generate(arguments),
         Command::Score(arguments) => prompt::score(arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
