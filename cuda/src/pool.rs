@@ -10,6 +10,8 @@ use crate::driver::{DevicePtr, Driver, Error, Event, Result, Span, Stream};
 
 /// Blocks are multiples of this, so that every tensor starts on 256 bytes.
 const GRAIN: usize = 512;
+/// Blocks of hundreds of MiB are few and long-lived: rounding them further would waste more than sharing saves.
+const LARGEST_GRAIN: usize = 64 << 20;
 
 /// A caching allocator of one device.
 pub struct Pool {
@@ -96,12 +98,12 @@ impl Pool {
         Ok(block)
     }
 
-    /// An eighth of the next power of two, so that similar sizes share blocks.
+    /// A multiple of an eighth of the next power of two, so that similar sizes share blocks.
     fn block_size(&self, bytes: usize) -> usize {
         if self.driver.exact_allocations() {
             return bytes.max(1);
         }
-        let grain = (bytes.next_power_of_two() / 8).max(GRAIN);
+        let grain = (bytes.next_power_of_two() / 8).clamp(GRAIN, LARGEST_GRAIN);
         bytes.max(1).next_multiple_of(grain)
     }
 

@@ -13,7 +13,7 @@ use vila_model::config::{LlamaConfig, ProjectorConfig, ProjectorKind, VisionConf
 use vila_model::{Document, GenerateOptions, Generator, Images, PackedBatch, VilaConfig, VilaModel};
 
 use crate::optimizer::Optimizer;
-use crate::plan::{DryDevice, StepEstimate, dry_step};
+use crate::plan::{DryDevice, Policy, StepEstimate, dry_step};
 use crate::profile::{Profiler, Record};
 use crate::ranks::Solo;
 use crate::recipe::{Part, StageSpec};
@@ -177,7 +177,8 @@ pub fn planned_step(
 ) -> Result<StepEstimate> {
     let align = if device == DryDevice::Cpu { 1 } else { LinearCrossEntropy::CHUNK };
     let batch = random_batch(config, shape, align, 0)?;
-    dry_step(device, config, (options.dtype, options.recompute), &stage(), &batch)
+    let policy = Policy { dtype: options.dtype, moments: DType::F32, recompute: options.recompute };
+    dry_step(device, config, policy, &stage(), &batch)
 }
 
 /// Parameters beyond which initial values are repeated pieces of one random table.

@@ -16,7 +16,7 @@ use vila_model::{Document, Images, PackedBatch, VilaModel};
 use crate::data::shard::{ImageId, ShardReader};
 use crate::data::tokens::hex;
 use crate::order::{MixtureOrder, Pick};
-use crate::packing::{deal, pack};
+use crate::packing::{deal, grain, pack};
 use crate::recipe::StageSpec;
 use crate::{Error, Result};
 
@@ -66,6 +66,8 @@ pub struct Step {
     pub batches: Vec<MicroBatch>,
     /// Micro-batches of all ranks.
     pub micro_batches: usize,
+    /// Positions of all micro-batches as a device computes them, empty ones included.
+    pub positions: u64,
     /// Supervised tokens of all ranks.
     pub supervised: u64,
     /// Positions of all documents.
@@ -196,11 +198,14 @@ impl StageData {
             .collect();
         let bins = pack(&lengths, self.capacity);
         let cost = |bin: &Vec<usize>| bin.iter().map(|&i| self.geometry.cost(lengths[i])).sum();
+        let used = |bin: &Vec<usize>| bin.iter().map(|&i| lengths[i]).sum::<usize>();
+        let padded = |bin: &Vec<usize>| used(bin).next_multiple_of(grain(self.capacity));
         let ranks = deal(&bins.iter().map(cost).collect::<Vec<u64>>(), self.share.world);
         let mut step = Step {
             group: 0,
             batches: Vec::new(),
             micro_batches: bins.len(),
+            positions: bins.iter().map(padded).sum::<usize>() as u64,
             supervised: records.iter().map(|record| u64::from(record.target_count)).sum(),
             tokens: lengths.iter().sum::<usize>() as u64,
             images: records.iter().map(|record| u64::from(record.image_count)).sum(),

@@ -39,7 +39,7 @@ pub struct StepMetrics {
     pub images: u64,
     /// Micro-batches.
     pub micro_batches: usize,
-    /// Share of the micro-batches' capacity that documents fill.
+    /// Share of the micro-batches' positions that documents fill, where shapes repeat (see [`crate::packing::grain`]).
     pub packing: f64,
     /// Mean loss of held-out documents after the update, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,7 +9,8 @@ use vila_model::{PackedBatch, VilaConfig, VilaModel};
 
 use super::ledger::{Holding, Ledger};
 use crate::Result;
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Optimizer, Sharing};
+use crate::ranks::{Partition, Solo};
 use crate::recipe::StageSpec;
 
 /// The device that a dry run stands for.
@@ -77,6 +78,17 @@ pub struct StepEstimate {
     pub backward: f64,
 }
 
+/// How numbers are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Weights and activations.
+    pub dtype: DType,
+    /// Adam's moments.
+    pub moments: DType,
+    /// What is computed again instead of kept.
+    pub recompute: Recompute,
+}
+
 /// Runs one micro-batch and the update through the real model, tape and optimizer on a device that only counts.
 ///
 /// # Errors
@@ -84,7 +96,7 @@ pub struct StepEstimate {
 pub fn dry_step(
     device: DryDevice,
     config: &VilaConfig,
-    (dtype, recompute): (DType, Recompute),
+    Policy { dtype, moments, recompute }: Policy,
     stage: &StageSpec,
     batch: &PackedBatch,
 ) -> Result<StepEstimate> {
@@ -92,7 +104,9 @@ pub fn dry_step(
     let trains = |spec: &ParamSpec| stage.trains(&spec.name);
     let store = ParamStore::unset(&ledger, VilaModel::specs(config), dtype, trains)?;
     let model = VilaModel::new(&ledger, config, &store)?;
-    let mut optimizer = Optimizer::new(&ledger, &store)?;
+    let partition = Partition::new(&store, 1, usize::MAX);
+    let sharing = Sharing { partition, rank: 0, zero: false, moments, seed: 0 };
+    let mut optimizer = Optimizer::shared(&ledger, &store, sharing)?;
     store.zero_grads(&ledger)?;
     let losses = ledger.zeros(DType::F32, 1, 1)?;
     let mut tape = Tape::new(&ledger, &store).recompute(recompute);
@@ -106,7 +120,7 @@ pub fn dry_step(
         ledger.copy(&Copy { x: root.tensor(), y: &losses })?;
     }
     drop((tape, root));
-    optimizer.update(&ledger, &store, stage, 1.0, Some(&losses))?;
+    optimizer.update(&ledger, &store, stage, 1.0, Some(&losses), &Solo)?;
     let masters = if dtype == DType::BF16 { ledger.bytes(store.flat_masters()) } else { 0 };
     Ok(StepEstimate {
         held_at_peak: ledger.memory().held_at_peak,

@@ -16,9 +16,10 @@ use vila_model::tokenizer::Tokenizer;
 use vila_model::{VilaConfig, VilaModel};
 
 pub use content::{Content, Document, Mix};
-pub use dry::{DryDevice, PARTS, StepEstimate, dry_stage_start, dry_step};
+pub use dry::{DryDevice, PARTS, Policy, StepEstimate, dry_stage_start, dry_step};
 pub use ledger::Holding;
 
+use crate::packing::grain;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
 use crate::sources::find_source;
 use crate::{Error, Result};
@@ -135,7 +136,14 @@ pub fn plan(recipe: &Recipe, path: &Path, options: &PlanOptions) -> Result<Plan>
     let mut stages = Vec::new();
     for stage in &recipe.stage {
         let content = content(recipe, stage, &config, tokenizer.as_ref(), options.assume)?;
-        let planner = Planner { config: &config, dtype, stage, most: content.most, options };
+        let planner = Planner {
+            config: &config,
+            dtype,
+            moments: recipe.model.moments.into(),
+            stage,
+            most: content.most,
+            options,
+        };
         let start = dry_stage_start(options.device, &config, dtype, before, stage)? as u64;
         stages.push(StagePlan { stage: stage.clone(), policies: planner.policies(&content, start)?, content, start });
         before = Some(stage);
@@ -216,6 +224,7 @@ const CAPACITY_STEP: usize = 128;
 struct Planner<'a> {
     config: &'a VilaConfig,
     dtype: DType,
+    moments: DType,
     stage: &'a StageSpec,
     /// What a micro-batch holds at most at the stage's capacity.
     most: Mix,
@@ -254,9 +263,10 @@ impl Planner<'_> {
     }
 
     fn step(&self, recompute: Recompute, mix: Mix, capacity: usize) -> Result<StepEstimate> {
-        let align = if self.options.device == DryDevice::Cpu { 1 } else { capacity };
+        let align = if self.options.device == DryDevice::Cpu { 1 } else { grain(capacity) };
         let batch = mix.batch(self.config, align, self.stage.feature_bank);
-        dry_step(self.options.device, self.config, (self.dtype, recompute), self.stage, &batch)
+        let policy = Policy { dtype: self.dtype, moments: self.moments, recompute };
+        dry_step(self.options.device, self.config, policy, self.stage, &batch)
     }
 
     /// Bytes of a process at the peak, moments split among the ranks.

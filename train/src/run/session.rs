@@ -11,6 +11,7 @@ use vila_model::{Parts, Vila, VilaModel};
 use crate::checkpoint::Carried;
 use crate::data::shard::ShardReader;
 use crate::loader::{Geometry, Share, Source, StageData};
+use crate::packing::grain;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
 use crate::sources::open_source;
 use crate::{Error, Result};
@@ -102,7 +103,7 @@ pub(super) fn stage_data(recipe: &Recipe, index: usize, session: &Session, share
     let geometry = Geometry {
         tokens_per_image: session.carried.config.tokens_per_image(),
         max_positions: session.carried.config.llm.max_positions,
-        align: if session.backend.needs_fixed_shapes() { stage.capacity } else { 1 },
+        align: if session.backend.needs_fixed_shapes() { grain(stage.capacity) } else { 1 },
         width: session.carried.config.llm.hidden_size,
     };
     let seed = recipe.seed ^ STAGE_SEED.wrapping_mul(index as u64 + 1);

@@ -230,7 +230,7 @@ impl StageRunner<'_> {
             supervised: step.supervised,
             images: step.images,
             micro_batches: step.micro_batches,
-            packing: step.tokens as f64 / (step.micro_batches * self.stage.capacity) as f64,
+            packing: step.tokens as f64 / step.positions.max(1) as f64,
             validation_loss,
             skipped,
         };
