@@ -235,9 +235,17 @@ impl ParamStore {
 
     /// The same weights with another choice of what trains; gradients start at zero.
     pub fn with_trainable(self, backend: &dyn Backend, trains: impl Fn(&ParamSpec) -> bool) -> Result<Self> {
-        let specs = self.slots.iter().map(|slot| slot.spec.clone()).collect();
-        let store = Self::layout(backend, specs, self.dtype, trains)?;
-        for (old, new) in self.slots.iter().zip(&store.slots) {
+        if self.slots.iter().all(|slot| trains(&slot.spec) == slot.grad.is_some()) {
+            self.zero_grads(backend)?;
+            return Ok(self);
+        }
+        let ParamStore { mut slots, dtype, grads, .. } = self;
+        let specs = slots.iter().map(|slot| slot.spec.clone()).collect();
+        // Both choices' weights exist for a moment; the old gradients need not.
+        slots.iter_mut().for_each(|slot| slot.grad = None);
+        drop(grads);
+        let store = Self::layout(backend, specs, dtype, trains)?;
+        for (old, new) in slots.iter().zip(&store.slots) {
             let source = old.master.as_ref().unwrap_or(&old.weight);
             backend.copy(&Copy { x: source, y: &new.weight })?;
             if let Some(master) = &new.master {
