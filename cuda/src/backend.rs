@@ -99,11 +99,8 @@ impl CudaBackend {
 
     /// Where a tensor of this device lies.
     pub(crate) fn span(&self, tensor: &Tensor) -> Result<Span> {
-        let Storage::Device(storage) = &**tensor.storage() else { return Err(Error::ForeignDevice(DEVICE)) };
-        let block = storage.downcast_ref::<Block>().filter(|block| Arc::ptr_eq(block.pool(), &self.pool));
-        let block = block.ok_or(Error::ForeignDevice(DEVICE))?.span();
-        let range = tensor.byte_range();
-        Ok(Span { ptr: block.ptr.offset(range.start), bytes: range.len() })
+        let (block, span) = Block::of(tensor)?;
+        if Arc::ptr_eq(block.pool(), &self.pool) { Ok(span) } else { Err(Error::ForeignDevice(DEVICE)) }
     }
 
     /// Pointer argument of a kernel that reads `tensor`.

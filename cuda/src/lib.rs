@@ -10,6 +10,8 @@ mod embedded;
 pub mod kernels;
 pub mod libraries;
 pub mod manifest;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 pub mod nvrtc;
 pub mod offline;
 mod ops;

@@ -4,6 +4,24 @@ use std::path::{Path, PathBuf};
 
 use crate::driver::Error;
 
+/// Declares `Api`, the functions of a C library that are called.
+macro_rules! api {
+    ($($(#[$doc:meta])* $name:ident = $symbol:literal: fn($($arg:ty),* $(,)?) -> $result:ty;)*) => {
+        /// The functions that are called, with the signatures of the library's header.
+        struct Api {
+            $($name: unsafe extern "C" fn($($arg),*) -> $result,)*
+        }
+
+        impl Api {
+            fn look_up(library: &libloading::Library) -> std::result::Result<Self, libloading::Error> {
+                // SAFETY: the signatures are those of the header, and the library is kept as long as the pointers.
+                unsafe { Ok(Api { $($name: *library.get($symbol)?,)* }) }
+            }
+        }
+    };
+}
+pub(crate) use api;
+
 /// Directories in which CUDA libraries are looked for before the system's own search, most specific first.
 pub fn directories() -> Vec<PathBuf> {
     let mut directories: Vec<PathBuf> = Vec::new();
@@ -27,7 +45,9 @@ pub fn directories() -> Vec<PathBuf> {
 fn wheel_directories(lib: &Path) -> Vec<PathBuf> {
     let pythons = std::fs::read_dir(lib).into_iter().flatten().flatten().map(|entry| entry.path());
     let packages = pythons.map(|python| python.join("site-packages/nvidia"));
-    packages.flat_map(|nvidia| ["cu13/lib", "cuda_nvrtc/lib", "cublas/lib"].map(|lib| nvidia.join(lib))).collect()
+    packages
+        .flat_map(|nvidia| ["cu13/lib", "cuda_nvrtc/lib", "cublas/lib", "nccl/lib"].map(|lib| nvidia.join(lib)))
+        .collect()
 }
 
 /// Opens the first of `names` that `open` accepts: from `directories` by full path, then by the system's search.

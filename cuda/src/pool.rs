@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vila_engine::{Owner, StorageStats};
+use vila_engine::{Owner, Storage, StorageStats, Tensor};
 
 use crate::driver::{DevicePtr, Driver, Error, Event, Result, Span, Stream};
 
@@ -43,6 +43,18 @@ pub struct Block {
 }
 
 impl Block {
+    /// The block behind a device's tensor, and where in it the tensor lies.
+    ///
+    /// # Errors
+    /// [`vila_engine::Error::ForeignDevice`] for memory that is not from a pool.
+    pub fn of(tensor: &Tensor) -> vila_engine::Result<(&Block, Span)> {
+        let foreign = vila_engine::Error::ForeignDevice("cuda");
+        let Storage::Device(storage) = &**tensor.storage() else { return Err(foreign) };
+        let block = storage.downcast_ref::<Block>().ok_or(foreign)?;
+        let range = tensor.byte_range();
+        Ok((block, Span { ptr: block.span.ptr.offset(range.start), bytes: range.len() }))
+    }
+
     /// The asked bytes.
     pub fn span(&self) -> Span {
         self.span
@@ -73,6 +85,16 @@ impl Pool {
     /// A pool whose blocks serve work on `stream`.
     pub fn new(driver: Arc<dyn Driver>, stream: Stream) -> Arc<Self> {
         Arc::new(Pool { driver, stream, state: Mutex::default() })
+    }
+
+    /// The device.
+    pub fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
+    }
+
+    /// The stream whose work the blocks serve.
+    pub fn stream(&self) -> Stream {
+        self.stream
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -37,23 +37,7 @@ const NO_HEURISTIC: Heuristic = Heuristic { algorithm: [0; 8], workspace: 0, sta
 
 const _: () = assert!(size_of::<Heuristic>() == size_of::<sys::cublasLtMatmulHeuristicResult_t>());
 
-macro_rules! api {
-    ($($(#[$doc:meta])* $name:ident = $symbol:literal: fn($($arg:ty),* $(,)?) -> $result:ty;)*) => {
-        /// The functions that are called, with the signatures of cublasLt.h.
-        struct Api {
-            $($name: unsafe extern "C" fn($($arg),*) -> $result,)*
-        }
-
-        impl Api {
-            fn look_up(library: &Library) -> std::result::Result<Self, libloading::Error> {
-                // SAFETY: the signatures are those of cublasLt.h, and the library is kept as long as the pointers.
-                unsafe { Ok(Api { $($name: *library.get($symbol)?,)* }) }
-            }
-        }
-    };
-}
-
-api! {
+libraries::api! {
     version = b"cublasLtGetVersion\0": fn() -> usize;
     status_name = b"cublasLtGetStatusString\0": fn(c_int) -> *const c_char;
     create = b"cublasLtCreate\0": fn(*mut Handle) -> c_int;

@@ -313,6 +313,12 @@ pub trait Driver: Send + Sync {
     /// Reads host memory, at once.
     fn read_host(&self, host: HostPtr, offset: usize, bytes: &mut [u8]) -> Result<()>;
 
+    /// The handle of a stream for NVIDIA's other libraries; makes the device's context the calling thread's.
+    fn native(&self, stream: Stream) -> Result<*mut std::ffi::c_void> {
+        let _ = stream;
+        Err(Error::Unavailable(format!("the device is no NVIDIA GPU, but {}", self.name())))
+    }
+
     /// A new stream.
     fn stream(&self) -> Result<Stream>;
     /// A new event.

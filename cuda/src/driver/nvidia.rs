@@ -428,6 +428,10 @@ impl Driver for Nvidia {
         Ok(())
     }
 
+    fn native(&self, stream: Stream) -> Result<*mut c_void> {
+        Ok(self.on(stream)?.cast())
+    }
+
     fn stream(&self) -> Result<Stream> {
         self.context.enter()?;
         let mut stream = std::ptr::null_mut();

@@ -10,7 +10,7 @@ use vila_engine::Backend;
 
 use super::{Failure, Outcome, Usage, device, print, print_json, shown};
 use crate::quickstart::{Quickstart, QuickstartOptions};
-use crate::ranks::{self, HostCollective, Launch, Tcp};
+use crate::ranks::{self, Joined, Launch};
 use crate::recipe::Recipe;
 use crate::run::{RunOptions, RunReport, dry_run, train_as, train_on};
 
@@ -137,16 +137,16 @@ fn train_launched(
     launch: &Launch,
     options: &RunOptions,
 ) -> Result<RunReport, Failure> {
-    let Launch { rank, world, local_rank, launcher, rendezvous } = launch;
+    let Launch { rank, world, local_rank, launcher, meeting, .. } = launch;
     let name = match arguments.device.as_deref() {
         Some("cuda") => Some(format!("cuda:{local_rank}")),
         other => other.map(str::to_string),
     };
     let backend = device(name.as_deref())?;
-    eprintln!("rank {rank} of {world}, started by {launcher}, meeting at {rendezvous}");
-    let (rank, world, rendezvous) = (*rank, *world, rendezvous.clone());
-    let collective = HostCollective::new(move || Tcp::join(rank, world, &rendezvous))?;
-    Ok(train_as(recipe, &arguments.recipe, backend, options, &collective)?)
+    eprintln!("rank {rank} of {world}, started by {launcher}, {meeting}");
+    let Joined { collective, label } = ranks::join(launch, &*backend)?;
+    eprintln!("rank {rank} of {world}: {label}");
+    Ok(train_as(recipe, &arguments.recipe, backend, options, &*collective)?)
 }
 
 /// A device for each rank.

@@ -3,6 +3,38 @@ use std::path::PathBuf;
 use super::Rendezvous;
 use crate::{Error, Result};
 
+/// How ranks reach each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// Over TCP.
+    Tcp(Rendezvous),
+    /// As processes of one MPI job.
+    Mpi,
+    /// There is one rank.
+    Alone,
+}
+
+impl std::fmt::Display for Meeting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Meeting::Tcp(rendezvous) => write!(f, "meeting over TCP at {rendezvous}"),
+            Meeting::Mpi => f.write_str("meeting over MPI"),
+            Meeting::Alone => f.write_str("alone"),
+        }
+    }
+}
+
+/// Whether tensors travel from device to device over NCCL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TensorsOverNccl {
+    /// Where every rank can.
+    IfPossible,
+    /// Or the run fails.
+    Always,
+    /// They go through host memory.
+    Never,
+}
+
 /// One process of many, as its launcher describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -12,8 +44,10 @@ pub struct Launch {
     pub world: usize,
     /// This process among those of its machine; picks the GPU.
     pub local_rank: usize,
-    /// Where they meet.
-    pub rendezvous: Rendezvous,
+    /// How they meet.
+    pub meeting: Meeting,
+    /// How tensors travel.
+    pub nccl: TensorsOverNccl,
     /// Which launcher said so.
     pub launcher: &'static str,
 }
@@ -26,11 +60,13 @@ struct Names {
     local_rank: &'static str,
 }
 
+const OPEN_MPI: &str = "Open MPI";
+
 /// In the order in which they are looked for: a person can set torchrun's variables under any other launcher.
 const LAUNCHERS: [Names; 3] = [
     Names { launcher: "torchrun", rank: "RANK", world: "WORLD_SIZE", local_rank: "LOCAL_RANK" },
     Names {
-        launcher: "Open MPI",
+        launcher: OPEN_MPI,
         rank: "OMPI_COMM_WORLD_RANK",
         world: "OMPI_COMM_WORLD_SIZE",
         local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
@@ -41,13 +77,26 @@ const LAUNCHERS: [Names; 3] = [
 /// Ports that are derived from job numbers lie above this.
 const JOB_PORTS: u64 = 20_000;
 
-/// What the environment says about other processes of this run; nothing if it is alone.
+/// What the environment says about other processes of this run; nothing if it is alone. `VILA_TRANSPORT` says how they
+/// talk: `tcp`, `mpi`, or `nccl` for tensors, which makes even one rank use it.
 ///
 /// # Errors
-/// [`Error::Ranks`] names the variable that is missing or no number.
+/// [`Error::Ranks`] names the variable that is missing or has no useful value.
 pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
+    let transport = variable("VILA_TRANSPORT").unwrap_or_default();
+    let nccl = match transport.trim() {
+        "" => TensorsOverNccl::IfPossible,
+        "nccl" => TensorsOverNccl::Always,
+        "tcp" | "mpi" => TensorsOverNccl::Never,
+        other => return Err(Error::Ranks(format!("VILA_TRANSPORT is `{other}`; there are tcp, mpi and nccl"))),
+    };
+    let alone = || {
+        let (meeting, launcher) = (Meeting::Alone, "VILA_TRANSPORT");
+        let launch = Launch { rank: 0, world: 1, local_rank: 0, meeting, nccl, launcher };
+        Ok((nccl == TensorsOverNccl::Always).then_some(launch))
+    };
     let set = |names: &&Names| variable(names.world).is_some() && variable(names.rank).is_some();
-    let Some(names) = LAUNCHERS.iter().find(set) else { return Ok(None) };
+    let Some(names) = LAUNCHERS.iter().find(set) else { return alone() };
     let number = |name: &str| {
         let value = variable(name).unwrap_or_default();
         let number = value.trim().parse::<usize>();
@@ -55,14 +104,17 @@ pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Launch
     };
     let (rank, world) = (number(names.rank)?, number(names.world)?);
     if world <= 1 {
-        return Ok(None);
+        return alone();
     }
     if rank >= world {
         return Err(Error::Ranks(format!("{} is {rank}, but {} is {world}", names.rank, names.world)));
     }
     let local_rank = if variable(names.local_rank).is_some() { number(names.local_rank)? } else { rank };
-    let rendezvous = rendezvous(&variable, names)?;
-    Ok(Some(Launch { rank, world, local_rank, rendezvous, launcher: names.launcher }))
+    // MPI needs no meeting point, and a program without it must say so when asked for it.
+    let mpi =
+        transport.trim() == "mpi" || (transport.trim() != "tcp" && cfg!(feature = "mpi") && names.launcher == OPEN_MPI);
+    let meeting = if mpi { Meeting::Mpi } else { Meeting::Tcp(rendezvous(&variable, names)?) };
+    Ok(Some(Launch { rank, world, local_rank, meeting, nccl, launcher: names.launcher }))
 }
 
 /// `VILA_RENDEZVOUS` (a file that all ranks see) before addresses. The port is our own: torchrun's agents already listen at
@@ -118,20 +170,38 @@ mod tests {
         let torchrun = [("RANK", "5"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")];
         let address = [("MASTER_ADDR", "node0"), ("MASTER_PORT", "29500")];
         let launch = found(&[&torchrun[..], &address[..]].concat());
-        let rendezvous = Rendezvous::Address { host: "node0".into(), port: 29501 };
-        assert_eq!(launch, Launch { rank: 5, world: 16, local_rank: 1, rendezvous, launcher: "torchrun" });
+        let meeting = Meeting::Tcp(Rendezvous::Address { host: "node0".into(), port: 29501 });
+        let nccl = TensorsOverNccl::IfPossible;
+        assert_eq!(launch, Launch { rank: 5, world: 16, local_rank: 1, meeting, nccl, launcher: "torchrun" });
         let file = found(&[&torchrun[..], &[("VILA_RENDEZVOUS", "/shared/meet")]].concat());
-        assert_eq!(file.rendezvous, Rendezvous::File("/shared/meet".into()));
+        assert_eq!(file.meeting, Meeting::Tcp(Rendezvous::File("/shared/meet".into())));
 
         let mpi = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_LOCAL_SIZE", "2")];
-        let launch = found(&[&mpi[..], &[("PMIX_NAMESPACE", "1234567")]].concat());
-        assert!(
-            matches!(launch.rendezvous, Rendezvous::Address { host, port } if host == "127.0.0.1" && port >= 20_000)
-        );
+        let launch = found(&[&mpi[..], &[("PMIX_NAMESPACE", "1234567"), ("VILA_TRANSPORT", "tcp")]].concat());
+        let Meeting::Tcp(Rendezvous::Address { host, port }) = launch.meeting else { panic!("{launch:?}") };
+        assert!(host == "127.0.0.1" && port >= 20_000, "{host}:{port}");
 
         let slurm = [("SLURM_PROCID", "3"), ("SLURM_NTASKS", "4"), ("SLURM_LOCALID", "0"), ("SLURM_JOB_ID", "77")];
         let launch = found(&[&slurm[..], &[("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.1")]].concat());
         assert_eq!((launch.rank, launch.local_rank, launch.launcher), (3, 0, "SLURM"));
+    }
+
+    #[test]
+    fn the_transport_can_be_chosen() {
+        let mpi = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2"), ("PMIX_NAMESPACE", "1")];
+        let local = ("OMPI_COMM_WORLD_LOCAL_SIZE", "2");
+        let chosen = |transport| found(&[&mpi[..], &[local, ("VILA_TRANSPORT", transport)]].concat());
+        assert_eq!(chosen("mpi").meeting, Meeting::Mpi);
+        assert!(matches!(chosen("tcp").meeting, Meeting::Tcp(_)));
+        assert_eq!(chosen("").meeting == Meeting::Mpi, cfg!(feature = "mpi"));
+        let nccl = ["mpi", "tcp", "", "nccl"].map(|transport| chosen(transport).nccl);
+        let (never, possible) = (TensorsOverNccl::Never, TensorsOverNccl::IfPossible);
+        assert_eq!(nccl, [never, never, possible, TensorsOverNccl::Always]);
+        // MPI needs no address.
+        assert_eq!(found(&[&mpi[..2], &[("VILA_TRANSPORT", "mpi")]].concat()).meeting, Meeting::Mpi);
+        let alone = found(&[("VILA_TRANSPORT", "nccl")]);
+        assert_eq!((alone.world, alone.meeting), (1, Meeting::Alone));
+        assert!(with(&[("VILA_TRANSPORT", "pigeon")]).expect_err("unknown").to_string().contains("`pigeon`"));
     }
 
     #[test]

@@ -1,12 +1,19 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use vila_engine::{Backend, DType, Tensor};
 
 use super::Collective;
 use crate::{Error, Result};
+
+/// A process says that it lives this often,
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
+/// and counts as dead after this long without a word.
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 
 /// Bytes on their way between ranks.
 pub type Message = Arc<Vec<u8>>;
@@ -27,6 +34,15 @@ pub trait Transport {
 
     /// Tells every rank that can still be reached who is lost, in place of a next message.
     fn leave(&mut self, lost: &Lost);
+
+    /// Called every few seconds while there is nothing to send: the time to say that this rank lives, and to look after the
+    /// others.
+    ///
+    /// # Errors
+    /// The rank that went away.
+    fn idle(&mut self) -> std::result::Result<(), Lost> {
+        Ok(())
+    }
 }
 
 /// A rank that is gone.
@@ -38,6 +54,24 @@ pub struct Lost {
     pub step: u64,
     /// How it was noticed.
     pub reason: String,
+}
+
+impl Lost {
+    /// A goodbye.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        [&(self.rank as u64).to_le_bytes()[..], &self.step.to_le_bytes(), self.reason.as_bytes()].concat()
+    }
+
+    /// What another rank's goodbye says.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+        let reason = String::from_utf8_lossy(bytes.get(16..).unwrap_or_default()).into_owned();
+        Lost { rank: word(bytes, 0) as usize, step: word(bytes, 8), reason }
+    }
+}
+
+/// Eight bytes of a message as a number; 0 behind its end.
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 impl From<Lost> for Error {
@@ -53,7 +87,9 @@ pub struct HostCollective {
     rank: usize,
     world: usize,
     step: Arc<AtomicU64>,
-    jobs: Sender<Job>,
+    /// Nothing once the thread is to end.
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
     reductions: Mutex<VecDeque<Reduction>>,
 }
 
@@ -69,19 +105,30 @@ impl HostCollective {
     /// # Errors
     /// What `open` returns.
     pub fn new<T: Transport>(open: impl FnOnce() -> Result<T> + Send + 'static) -> Result<Self> {
+        Self::watched(open, drop)
+    }
+
+    /// As [`HostCollective::new`]; `on_loss` hears of a rank that went away while nobody here waits for it.
+    ///
+    /// # Errors
+    /// What `open` returns.
+    pub fn watched<T: Transport>(
+        open: impl FnOnce() -> Result<T> + Send + 'static,
+        on_loss: impl FnOnce(Error) + Send + 'static,
+    ) -> Result<Self> {
         let (opened, ready) = channel();
         let (jobs, queue) = channel::<Job>();
-        std::thread::spawn(move || {
-            let mut transport = match open() {
-                Ok(transport) => transport,
-                Err(error) => return drop(opened.send(Err(error))),
-            };
-            if opened.send(Ok((transport.rank(), transport.world()))).is_ok() {
-                queue.into_iter().for_each(|job| job(&mut transport));
+        let thread = std::thread::spawn(move || match open() {
+            Ok(mut transport) => {
+                if opened.send(Ok((transport.rank(), transport.world()))).is_ok() {
+                    serve(&mut transport, &queue, on_loss);
+                }
             }
+            Err(error) => drop(opened.send(Err(error))),
         });
         let (rank, world) = ready.recv().map_err(|_| gone())??;
-        Ok(HostCollective { rank, world, step: Arc::default(), jobs, reductions: Mutex::default() })
+        let (jobs, thread) = (Some(jobs), Some(thread));
+        Ok(HostCollective { rank, world, step: Arc::default(), jobs, thread, reductions: Mutex::default() })
     }
 
     /// Runs `f` on the transport's thread after everything asked for before.
@@ -93,7 +140,7 @@ impl HostCollective {
         let step = self.step.load(Ordering::Relaxed);
         // Nobody listens any more once a rank has failed.
         let job: Job = Box::new(move |transport| drop(reply.send(f(transport, step))));
-        self.jobs.send(job).map_err(|_| gone())?;
+        self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
         Ok(result)
     }
 
@@ -102,6 +149,32 @@ impl HostCollective {
         f: impl FnOnce(&mut dyn Transport, u64) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.submit(f)?.recv().map_err(|_| gone())?
+    }
+}
+
+impl Drop for HostCollective {
+    fn drop(&mut self) {
+        // The transport must have closed before the process ends: MPI counts another end as a crash.
+        drop(self.jobs.take());
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Does what is asked until nobody can ask any more.
+fn serve(transport: &mut dyn Transport, queue: &Receiver<Job>, on_loss: impl FnOnce(Error)) {
+    let mut on_loss = Some(on_loss);
+    loop {
+        match queue.recv_timeout(HEARTBEAT) {
+            Ok(job) => job(transport),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(lost) = transport.idle()
+                    && let Some(on_loss) = on_loss.take()
+                {
+                    on_loss(lost.into());
+                }
+            }
+        }
     }
 }
 

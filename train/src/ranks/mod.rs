@@ -7,6 +7,11 @@
 mod environment;
 mod exchange;
 mod host;
+mod join;
+#[cfg(feature = "mpi")]
+mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod partition;
 mod tcp;
 mod threads;
@@ -17,9 +22,14 @@ use vila_engine::{Backend, Tensor};
 
 use crate::{Error, Result};
 
-pub use environment::{Launch, launch};
+pub use environment::{Launch, Meeting, TensorsOverNccl, launch};
 pub use exchange::GradientExchange;
 pub use host::HostCollective;
+pub use join::{Joined, join};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
+#[cfg(feature = "nccl")]
+pub use nccl::NcclCollective;
 pub use partition::{Bucket, Partition};
 pub use tcp::{Rendezvous, Tcp};
 pub use threads::threads;

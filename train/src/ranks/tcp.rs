@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::host::{Lost, Message, Transport};
+use super::host::{HEARTBEAT, Lost, Message, SILENCE, Transport};
 use crate::{Error, Result};
 
 /// How ranks find rank 0.
@@ -35,10 +35,6 @@ impl std::fmt::Display for Rendezvous {
 
 /// How long ranks wait for each other at the start.
 const JOIN: Duration = Duration::from_secs(120);
-/// A rank says that it lives this often,
-const HEARTBEAT: Duration = Duration::from_secs(3);
-/// and counts as dead after this long without a word.
-const SILENCE: Duration = Duration::from_secs(20);
 const MAGIC: u64 = u64::from_le_bytes(*b"vilaRNK1");
 /// Longest message, so that a foreign program cannot make us allocate without bound.
 const LONGEST: u64 = 1 << 36;
@@ -53,9 +49,14 @@ pub struct Tcp {
     peers: Vec<Option<Peer>>,
 }
 
+/// A step and a message of it.
+type Frame = std::io::Result<(u64, Vec<u8>)>;
+
 struct Peer {
     stream: Arc<Mutex<TcpStream>>,
-    frames: Receiver<std::io::Result<(u64, Vec<u8>)>>,
+    frames: Receiver<Frame>,
+    /// The next frame, if it was looked at before its time.
+    ahead: Option<Frame>,
     last_step: u64,
 }
 
@@ -108,11 +109,29 @@ impl Peer {
                 std::thread::sleep(HEARTBEAT);
             }
         });
-        Ok(Peer { stream, frames: received, last_step: 0 })
+        Ok(Peer { stream, frames: received, ahead: None, last_step: 0 })
+    }
+
+    /// The next frame, waited for.
+    fn take(&mut self) -> Frame {
+        let aborted = |_| Err(std::io::ErrorKind::ConnectionAborted.into());
+        self.ahead.take().unwrap_or_else(|| self.frames.recv().unwrap_or_else(aborted))
+    }
+
+    /// The next frame, if it is there already; it stays the next.
+    fn look(&mut self) -> Option<&Frame> {
+        if self.ahead.is_none() {
+            self.ahead = match self.frames.try_recv() {
+                Ok(frame) => Some(frame),
+                Err(TryRecvError::Disconnected) => Some(Err(std::io::ErrorKind::ConnectionAborted.into())),
+                Err(TryRecvError::Empty) => None,
+            };
+        }
+        self.ahead.as_ref()
     }
 }
 
-fn read_frames(stream: &mut TcpStream, frames: &Sender<std::io::Result<(u64, Vec<u8>)>>) {
+fn read_frames(stream: &mut TcpStream, frames: &Sender<Frame>) {
     loop {
         let frame = read_frame(stream);
         if matches!(frame, Ok((ALIVE, _))) {
@@ -139,7 +158,7 @@ fn read_u64(stream: &mut TcpStream) -> std::io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u64, Vec<u8>)> {
+fn read_frame(stream: &mut TcpStream) -> Frame {
     let (step, len) = (read_u64(stream)?, read_u64(stream)?);
     if len > LONGEST {
         return Err(std::io::Error::other(format!("a message of {len} bytes")));
@@ -173,12 +192,12 @@ impl Transport for Tcp {
                 received.push(mine);
                 continue;
             };
-            let frame = peer.frames.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::ConnectionAborted.into()));
+            let frame = peer.take();
             // A goodbye that came says more than a message that could not be sent.
             let said = frame.and_then(|frame| if frame.0 == LEAVING { Ok(frame) } else { sent.map(|()| frame) });
             let (step, bytes) = said.map_err(|error| Lost { rank, step: peer.last_step, reason: reason(&error) })?;
             if step == LEAVING {
-                return Err(goodbye(&bytes).into());
+                return Err(Lost::from_bytes(&bytes).into());
             }
             peer.last_step = step;
             received.push(Arc::new(bytes));
@@ -187,18 +206,25 @@ impl Transport for Tcp {
     }
 
     fn leave(&mut self, lost: &Lost) {
-        let bytes = [&(lost.rank as u64).to_le_bytes()[..], &lost.step.to_le_bytes(), lost.reason.as_bytes()].concat();
+        let bytes = lost.to_bytes();
         for peer in self.peers.iter().flatten() {
             // Whoever is gone needs no goodbye.
             let _ = write_frame(&mut lock(&peer.stream), LEAVING, &bytes);
         }
     }
-}
 
-fn goodbye(bytes: &[u8]) -> Lost {
-    let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
-    let reason = String::from_utf8_lossy(bytes.get(16..).unwrap_or_default()).into_owned();
-    Lost { rank: word(0) as usize, step: word(8), reason }
+    fn idle(&mut self) -> std::result::Result<(), Lost> {
+        for (rank, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            let step = peer.last_step;
+            match peer.look() {
+                Some(Err(error)) => return Err(Lost { rank, step, reason: reason(error) }),
+                Some(Ok((LEAVING, bytes))) => return Err(Lost::from_bytes(bytes)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 fn reason(error: &std::io::Error) -> String {
@@ -247,11 +273,11 @@ fn connect(
     let addresses = String::from_utf8_lossy(&addresses).into_owned();
     let addresses: Vec<&str> = addresses.split(' ').collect();
     streams[0] = Some(first);
-    for peer in 1..rank {
+    for (peer, slot) in streams.iter_mut().enumerate().take(rank).skip(1) {
         let address = addresses.get(peer).copied().unwrap_or_default();
         let mut stream = call(|| address.to_socket_addrs().map(Iterator::collect), deadline)?;
         introduce(&mut stream, rank, world)?;
-        streams[peer] = Some(stream);
+        *slot = Some(stream);
     }
     while streams.iter().flatten().count() + 1 < world {
         let (mut stream, _) = accept(&listener, deadline)?;
