@@ -275,8 +275,8 @@ pub struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// The next step.
-    pub fn next(&mut self) -> Result<Step> {
+    /// Takes the next step.
+    pub fn take(&mut self) -> Result<Step> {
         let ended = || Error::Data("the data loader ended early".into());
         if self.ahead.is_empty() {
             return self.alone.next().ok_or_else(ended)?;

@@ -186,7 +186,7 @@ impl StageRunner<'_> {
         state: &mut TrainerState,
     ) -> Result<usize> {
         let start = Instant::now();
-        let step = steps.next()?;
+        let step = steps.take()?;
         let waited = start.elapsed().as_secs_f64();
         let rate = schedule(state.step, self.stage.steps, self.stage.warmup, self.stage.min_lr_ratio);
         let (tried, losses, skipped) = self.try_step(course, &step, state, rate)?;
