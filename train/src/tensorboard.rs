@@ -198,6 +198,7 @@ mod tests {
             grad_norm: 2.0,
             lr: 1e-3,
             documents: 4,
+            order: 0,
             tokens: 512,
             supervised: 100,
             images: 4,
