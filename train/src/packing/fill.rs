@@ -3,18 +3,21 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use super::first_fit_decreasing;
+use super::{first_fit_decreasing, grain};
 
 /// Documents among which a bin looks for a sum that fills it.
 const CANDIDATES: usize = 64;
 
 /// Bins of indices into `lengths`: every index once, no bin above `capacity` (lengths are at most that).
 ///
-/// [`first_fit_decreasing`], unless filling one bin after another needs fewer: each takes the longest document that is left,
-/// then those whose sum comes nearest to the room. Depends on lengths alone; inside a bin documents keep their order.
+/// [`first_fit_decreasing`], unless filling one bin after another takes fewer bins or, in as many, fewer [`grain`]s: each bin
+/// takes the longest document that is left, then those whose sum comes nearest to the room. Depends on lengths alone; inside
+/// a bin documents keep their order.
 pub fn pack(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     let (first_fit, filled) = (first_fit_decreasing(lengths, capacity), fill_bins(lengths, capacity));
-    if filled.len() < first_fit.len() { filled } else { first_fit }
+    let grains = |bin: &Vec<usize>| bin.iter().map(|&i| lengths[i]).sum::<usize>().div_ceil(grain(capacity));
+    let cost = |bins: &[Vec<usize>]| (bins.len(), bins.iter().map(grains).sum::<usize>());
+    if cost(&filled) < cost(&first_fit) { filled } else { first_fit }
 }
 
 fn fill_bins(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
