@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use vila_engine::ops::{GeluKind, HeadShape};
 
 use crate::image::GeometryMode;
+use crate::llava::Tower;
 use crate::{Error, Result};
 
 /// A JSON object with its file, for messages.
@@ -21,10 +22,22 @@ impl Fields {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| Error::format(path, format!("not valid JSON: {error}; restore the file")))?;
+        Self::from_value(path, value).ok_or_else(|| Error::format(path, "expected a JSON object at the top level"))
+    }
+
+    /// A value that stands for a part of the file `path`, if it is an object.
+    pub(crate) fn from_value(path: &Path, value: Value) -> Option<Self> {
         match value {
-            Value::Object(object) => Ok(Fields { path: path.to_path_buf(), prefix: String::new(), object }),
-            _ => Err(Error::format(path, "expected a JSON object at the top level")),
+            Value::Object(object) => Some(Fields { path: path.to_path_buf(), prefix: String::new(), object }),
+            _ => None,
         }
+    }
+
+    /// The same object without a field.
+    fn without(&self, field: &str) -> Self {
+        let mut rest = self.clone();
+        rest.object.remove(field);
+        rest
     }
 
     pub(crate) fn error(&self, field: &str, problem: impl Into<String>) -> Error {
@@ -466,6 +479,19 @@ pub enum Layout {
     Vila,
     /// One folder of transformers' `LlavaForConditionalGeneration` (spec 2.6).
     LlavaHf,
+    /// One folder of LLaVA-1.5 or VILA 1.0, with tower and projector inside or beside (spec 2.4).
+    Llava,
+}
+
+impl Layout {
+    /// Its name in messages and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Vila => "vila",
+            Layout::LlavaHf => "llava-hf",
+            Layout::Llava => "llava",
+        }
+    }
 }
 
 impl VilaConfig {
@@ -491,10 +517,14 @@ impl VilaConfig {
             return Ok((Self::read_vila(dir, root)?, Layout::Vila));
         }
         match root.text("model_type")? {
-            Some("llava") => Ok((Self::read_llava_hf(root)?, Layout::LlavaHf)),
+            Some("llava") if root.get("mm_vision_tower").is_none() && root.get("mm_projector_type").is_none() => {
+                Ok((Self::read_llava_hf(root)?, Layout::LlavaHf))
+            }
+            Some("llava" | "llava_llama") => Ok((Self::read_llava(dir, root)?, Layout::Llava)),
             other => {
                 let problem = format!(
-                    "is {}; this program reads VILA folders (with llm/, vision_tower/, mm_projector/) and llava-hf folders",
+                    "is {}; this program reads VILA folders (with llm/, vision_tower/, mm_projector/), LLaVA-1.5 folders \
+                     and llava-hf folders",
                     other.unwrap_or("missing")
                 );
                 Err(root.error("model_type", problem))
@@ -503,22 +533,34 @@ impl VilaConfig {
     }
 
     fn read_vila(dir: &Path, root: &Fields) -> Result<Self> {
+        let llm = Fields::read(&dir.join("llm/config.json"))?;
+        let vision = Fields::read(&dir.join("vision_tower/config.json"))?;
+        let projector = Fields::read(&dir.join("mm_projector/config.json"))?;
+        Self::from_parts(root, &llm, &vision, &projector)
+    }
+
+    /// One file describes all but the tower.
+    fn read_llava(dir: &Path, root: &Fields) -> Result<Self> {
+        let vision = Tower::of(dir, root)?.config()?;
+        // The type names the whole model, the other fields are those of its decoder.
+        Self::from_parts(root, &root.without("model_type"), &vision, root)
+    }
+
+    fn from_parts(root: &Fields, llm: &Fields, vision: &Fields, projector: &Fields) -> Result<Self> {
         let select_layer = match root.get("mm_vision_select_layer") {
             None => -2,
             Some(value) => value.as_i64().ok_or_else(|| root.error("mm_vision_select_layer", "must be an integer"))?,
         };
         let drop_class = root.text("mm_vision_select_feature")? != Some("cls_patch");
-        let vision = Fields::read(&dir.join("vision_tower/config.json"))?;
-        let projector = Fields::read(&dir.join("mm_projector/config.json"))?;
         let name = projector.text("mm_projector_type")?.unwrap_or("linear");
         let kind = ProjectorKind::parse(name).ok_or_else(|| {
             projector.error("mm_projector_type", format!("is {name}; implemented are {}", ProjectorKind::NAMES))
         })?;
-        let mut vision = VisionConfig::from_fields(&vision, select_layer, drop_class)?;
+        let mut vision = VisionConfig::from_fields(vision, select_layer, drop_class)?;
         // `patch` on a tower without class token would drop a real patch (spec 1.3).
         vision.drop_class &= vision.has_class();
         Ok(VilaConfig {
-            llm: LlamaConfig::from_fields(&Fields::read(&dir.join("llm/config.json"))?)?,
+            llm: LlamaConfig::from_fields(llm)?,
             vision,
             projector: ProjectorConfig { kind, bias: projector.flag_or("bias", true)? },
             image_token: root.token_id("image_token_id"),

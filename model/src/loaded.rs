@@ -8,6 +8,7 @@ use vila_engine::{Backend, DType};
 use crate::config::Layout;
 use crate::generate::Parts;
 use crate::image::ImageProcessor;
+use crate::llava::image_processor;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Checkpoint, RawTensor};
 use crate::{Result, VilaConfig, VilaModel};
@@ -47,23 +48,20 @@ impl Vila {
         trains: impl Fn(&vila_autograd::ParamSpec) -> bool,
     ) -> Result<Self> {
         let (config, layout) = VilaConfig::read(dir)?;
-        let (text, vision) = match layout {
-            Layout::Vila => (dir.join("llm"), dir.join("vision_tower")),
-            Layout::LlavaHf => (dir.to_path_buf(), dir.to_path_buf()),
-        };
+        let text = if layout == Layout::Vila { dir.join("llm") } else { dir.to_path_buf() };
         let tokenizer = Tokenizer::from_file(&text.join("tokenizer.json"))?.with_ids(
             config.llm.bos,
             config.llm.eos.first().copied(),
             config.image_token,
         );
-        let processor = ImageProcessor::from_file(vision.join("preprocessor_config.json"))?;
+        let (processor, path) = image_processor(dir, layout, &config)?;
         let processor = match config.aspect {
             Some(mode) => processor.with_mode(mode),
             None => processor,
         };
         if processor.size() != config.vision.image_size {
             return Err(crate::Error::Config {
-                path: vision.join("preprocessor_config.json"),
+                path,
                 field: "size".into(),
                 problem: format!(
                     "makes images of {} pixels, the vision tower takes {}",

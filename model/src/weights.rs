@@ -1,8 +1,7 @@
-//! Weights in safetensors files: names of the public layouts, reading and writing.
+//! Weights of a checkpoint directory: names of the public layouts, reading and writing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -12,7 +11,10 @@ use safetensors::tensor::Dtype;
 use vila_autograd::{ParamPart, ParamSpec, ParamStore};
 use vila_engine::Backend;
 
-use crate::config::{Fields, Layout, VilaConfig};
+use crate::config::{Layout, VilaConfig};
+use crate::llava::{self, Tower};
+use crate::torch_file::{self, FileTensor};
+use crate::weight_files::WeightFiles;
 use crate::{Error, Result};
 
 /// The name that this crate uses for a tensor of a layout: `llm.…`, `vision_tower.vision_model.…`, `mm_projector.layers.…`.
@@ -51,87 +53,111 @@ pub struct RawTensor {
 
 struct Entry {
     file: usize,
-    bytes: Range<usize>,
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
+    tensor: FileTensor,
+}
+
+/// A mapped file.
+struct WeightFile {
+    path: PathBuf,
+    map: Mmap,
 }
 
 /// The tensors of a checkpoint directory, by canonical name; files are mapped, not read.
 pub struct Checkpoint {
     dir: PathBuf,
-    files: Vec<Mmap>,
+    files: Vec<WeightFile>,
     entries: BTreeMap<String, Entry>,
 }
 
 impl Checkpoint {
-    /// Opens the weight files of a directory.
+    /// Opens the weight files of a directory: safetensors or files of `torch.save`, single or in shards with an index.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a file that is damaged, contradicts its index or holds a tensor that another one has, and for
+    /// a part of the model that is not there.
     pub fn open(dir: &Path, layout: Layout) -> Result<Self> {
         let mut checkpoint = Checkpoint { dir: dir.to_path_buf(), files: Vec::new(), entries: BTreeMap::new() };
         match layout {
-            Layout::LlavaHf => checkpoint.add_folder(dir, canonical_name)?,
+            Layout::LlavaHf => checkpoint.add_folder(dir, |name| Some(canonical_name(name)))?,
+            Layout::Llava => checkpoint.add_llava(dir)?,
             Layout::Vila => {
-                checkpoint.add_folder(&dir.join("llm"), |name| format!("llm.{name}"))?;
-                checkpoint
-                    .add_folder(&dir.join("vision_tower"), |name| canonical_name(&format!("vision_tower.{name}")))?;
-                checkpoint.add_folder(&dir.join("mm_projector"), |name| format!("mm_projector.{name}"))?;
+                checkpoint.add_folder(&dir.join("llm"), |name| Some(format!("llm.{name}")))?;
+                checkpoint.add_folder(&dir.join("vision_tower"), |name| {
+                    Some(canonical_name(&format!("vision_tower.{name}")))
+                })?;
+                checkpoint.add_folder(&dir.join("mm_projector"), |name| Some(llava::projector_name(name)))?;
             }
         }
         Ok(checkpoint)
     }
 
-    fn add_folder(&mut self, dir: &Path, rename: impl Fn(&str) -> String) -> Result<()> {
-        let single = dir.join("model.safetensors");
-        let index = dir.join("model.safetensors.index.json");
-        if single.exists() || !index.exists() {
-            return self.add_file(single, &rename);
+    /// Decoder, and what was saved with it; other parts from where LLaVA keeps them.
+    fn add_llava(&mut self, dir: &Path) -> Result<()> {
+        self.add_folder(dir, |name| Some(llava::canonical_name(name)))?;
+        if !self.has("mm_projector.") {
+            let path = llava::projector_file(dir)?;
+            let projector = |name: &String| name.starts_with("mm_projector.");
+            self.add_file(path, &|name| Some(llava::canonical_name(name)).filter(projector))?;
         }
-        let map = Fields::read(&index)?;
-        let map = map.child("weight_map")?.ok_or_else(|| map.error("weight_map", "is missing"))?;
-        let mut shards: Vec<String> = Vec::new();
-        for (name, shard) in map.entries() {
-            let shard = shard.as_str().filter(|shard| Path::new(shard).components().count() == 1 && *shard != "..");
-            let shard = shard.ok_or_else(|| map.error(name, "must name a file of the same folder"))?;
-            if !shards.iter().any(|known| known == shard) {
-                shards.push(shard.to_string());
-            }
+        if !self.has("vision_tower.") {
+            let tower = Tower::of_folder(dir)?;
+            self.add_folder(tower.folder()?, llava::tower_name)?;
         }
-        shards.into_iter().try_for_each(|shard| self.add_file(dir.join(shard), &rename))
+        Ok(())
     }
 
-    fn add_file(&mut self, path: PathBuf, rename: &impl Fn(&str) -> String) -> Result<()> {
+    fn has(&self, prefix: &str) -> bool {
+        self.entries.range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    fn add_folder(&mut self, dir: &Path, rename: impl Fn(&str) -> Option<String>) -> Result<()> {
+        let files = WeightFiles::find(dir)?;
+        let mut names = Vec::with_capacity(files.paths.len());
+        for path in &files.paths {
+            names.push(self.add_file(path.clone(), &rename)?);
+        }
+        files.check(&names)
+    }
+
+    /// Adds the tensors of a file for which there is a new name; returns their names in the file.
+    fn add_file(&mut self, path: PathBuf, rename: &impl Fn(&str) -> Option<String>) -> Result<BTreeSet<String>> {
         let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
         // SAFETY: the map is read-only; weight files are replaced by renaming, never changed in place, so the pages
         // stay as they were opened.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
-        for (name, view) in parse(&path, &map)?.iter() {
-            let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
-            let entry = Entry {
-                bytes: start..start + view.data().len(),
-                file: self.files.len(),
-                name: name.to_string(),
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-            };
-            if let Some(other) = self.entries.insert(rename(name), entry) {
-                let problem = format!("holds {name}, which is the same tensor as {}; remove one", other.name);
-                return Err(Error::format(&path, problem));
+        let tensors = parse(&path, &map)?;
+        self.files.push(WeightFile { path, map });
+        let mut names = BTreeSet::new();
+        for tensor in tensors {
+            names.insert(tensor.name.clone());
+            let Some(name) = rename(&tensor.name) else { continue };
+            self.add(name, Entry { file: self.files.len() - 1, tensor })?;
+        }
+        Ok(names)
+    }
+
+    fn add(&mut self, name: String, entry: Entry) -> Result<()> {
+        let (stored, path) = (entry.tensor.name.clone(), self.files[entry.file].path.clone());
+        match self.entries.insert(name, entry) {
+            None => Ok(()),
+            Some(other) => {
+                let (file, name) = (self.files[other.file].path.display(), other.tensor.name);
+                let problem = format!("holds {stored}, which is the same tensor as {name} in {file}; remove one");
+                Err(Error::format(path, problem))
             }
         }
-        self.files.push(map);
-        Ok(())
     }
 
     /// Canonical names and shapes.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
-        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.dtype, entry.shape.as_slice()))
+        self.entries.iter().map(|(name, Entry { tensor, .. })| (name.as_str(), tensor.dtype, tensor.shape.as_slice()))
     }
 
     /// A tensor as stored.
     pub fn raw(&self, name: &str) -> Option<RawTensor> {
-        let entry = self.entries.get(name)?;
-        let data = self.files[entry.file][entry.bytes.clone()].to_vec();
-        Some(RawTensor { dtype: entry.dtype, shape: entry.shape.clone(), data })
+        let Entry { file, tensor } = self.entries.get(name)?;
+        let data = self.files.get(*file)?.map.get(tensor.bytes.clone())?.to_vec();
+        Some(RawTensor { dtype: tensor.dtype, shape: tensor.shape.clone(), data })
     }
 
     /// Compares names, shapes and types with what a model needs, without reading data.
@@ -142,26 +168,12 @@ impl Checkpoint {
     pub fn check(&self, specs: &[ParamSpec]) -> Result<()> {
         let parts: BTreeMap<&str, &ParamPart> =
             specs.iter().flat_map(|spec| &spec.parts).map(|part| (part.name.as_str(), part)).collect();
-        let mut problems = Vec::new();
-        for (name, part) in &parts {
-            match self.entries.get(*name) {
-                None => problems.push(format!("  missing: {name} {:?}{}", part.shape, self.hint(name))),
-                Some(entry) if entry.shape != part.shape => {
-                    problems.push(format!("  shape of {name}: file {:?}, model {:?}", entry.shape, part.shape));
-                }
-                Some(entry) if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
-                    problems.push(format!("  type of {name}: {:?}, only F32, F16 and BF16 are read", entry.dtype));
-                }
-                Some(_) => {}
-            }
-        }
+        let unused: Vec<&str> =
+            self.entries.keys().map(String::as_str).filter(|name| !parts.contains_key(name)).collect();
+        let mut problems: Vec<String> = parts.values().filter_map(|part| self.problem(part, &unused)).collect();
         let computed = |name: &str| name.starts_with("llm.model.layers.") || name.starts_with("mm_projector.");
-        let unknown = self.entries.keys().filter(|name| computed(name) && !parts.contains_key(name.as_str()));
-        problems.extend(
-            unknown
-                .filter(|name| !name.ends_with("rotary_emb.inv_freq"))
-                .map(|name| format!("  not in the model: {name}")),
-        );
+        let unknown = unused.iter().filter(|name| computed(name) && !name.ends_with("rotary_emb.inv_freq"));
+        problems.extend(unknown.map(|name| format!("  not in the model: {name}")));
         if problems.is_empty() {
             return Ok(());
         }
@@ -191,17 +203,79 @@ impl Checkpoint {
         Ok(unused.filter_map(|name| Some((name.clone(), self.raw(name)?))).collect())
     }
 
-    /// The present tensor with the same last parts, for a message.
-    fn hint(&self, name: &str) -> String {
-        let tail = |name: &str| name.rsplit('.').take(3).map(str::to_string).collect::<Vec<_>>();
-        let similar = self.entries.keys().find(|known| tail(known) == tail(name));
-        similar.map_or(String::new(), |known| format!(" (there is {known})"))
+    /// Why the stored tensor cannot be this part of the model.
+    fn problem(&self, part: &ParamPart, unused: &[&str]) -> Option<String> {
+        let ParamPart { name, shape } = part;
+        let Some(Entry { tensor, .. }) = self.entries.get(name) else {
+            let hint = nearest(name, unused).map_or(String::new(), |known| format!(" (there is {known})"));
+            return Some(format!("  missing: {name} {shape:?}{hint}"));
+        };
+        if tensor.shape != *shape {
+            return Some(format!("  shape of {name}: file {:?}, model {shape:?}", tensor.shape));
+        }
+        let readable = matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        (!readable).then(|| format!("  type of {name}: {:?}, only F32, F16 and BF16 are read", tensor.dtype))
     }
 }
 
-fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes)
-        .map_err(|error| Error::format(path, format!("not a whole safetensors file: {error}; fetch or save it again")))
+/// The name that shares most with `wanted` at beginning and end, if that is most of it.
+fn nearest<'a>(wanted: &str, names: &[&'a str]) -> Option<&'a str> {
+    let shared = |name: &str| {
+        let same = |(a, b): &(u8, u8)| a == b;
+        let end = wanted.bytes().rev().zip(name.bytes().rev()).take_while(same).count();
+        let rest = wanted.len().min(name.len()) - end;
+        end + wanted.bytes().zip(name.bytes()).take(rest).take_while(same).count()
+    };
+    // The bound is for files made to keep a reader busy.
+    let scored = names.iter().take(1000).map(|name| (shared(name), *name));
+    let near = scored.filter(|(score, name)| 3 * score >= 2 * wanted.len().max(name.len()));
+    near.max_by_key(|(score, _)| *score).map(|(_, name)| name)
+}
+
+/// Lists the tensors in the content of a weight file: safetensors, or by its name (`.bin`, `.pt`, `.pth`) a file of
+/// `torch.save`. Nothing is copied or made by what the file claims.
+///
+/// # Errors
+/// [`Error::Format`] for a file that is damaged or holds something else.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<FileTensor>> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("bin" | "pt" | "pth") => torch_file::parse(path, bytes),
+        _ => parse_safetensors(bytes).map_err(|problem| {
+            Error::format(path, format!("not a whole safetensors file: {problem}; fetch or save it again"))
+        }),
+    }
+}
+
+fn parse_safetensors(bytes: &[u8]) -> std::result::Result<Vec<FileTensor>, String> {
+    check_numbers(bytes)?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let tensors = file.iter().map(|(name, view)| {
+        let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        FileTensor {
+            name: name.to_string(),
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            bytes: start..start + view.data().len(),
+        }
+    });
+    Ok(tensors.collect())
+}
+
+/// Refuses numbers near 2^64 in the header, because the library adds offsets up without looking.
+fn check_numbers(bytes: &[u8]) -> std::result::Result<(), String> {
+    let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    let header = usize::try_from(length).ok().and_then(|length| bytes.get(8..)?.get(..length));
+    let header = header.ok_or_else(|| format!("its header of {length} bytes does not fit the file"))?;
+    let (mut quoted, mut escaped, mut digits) = (false, false, 0);
+    for &byte in header {
+        digits = if !quoted && byte.is_ascii_digit() { digits + 1 } else { 0 };
+        if digits >= u64::MAX.to_string().len() {
+            return Err("its header has a number beyond any file".into());
+        }
+        quoted ^= byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+    }
+    Ok(())
 }
 
 /// Elements of a float tensor, if its type is one that is read.

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use vila_model::config::{Layout, VilaConfig};
+use vila_model::VilaConfig;
 use vila_model::weights::Checkpoint;
 use vila_model::{Error, VilaModel};
 
@@ -47,10 +47,7 @@ fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
         Err(error) => return Err(error.into()),
     };
     let mut facts = json!({
-        "layout": match layout {
-            Layout::Vila => "vila",
-            Layout::LlavaHf => "llava-hf",
-        },
+        "layout": layout.name(),
         "llm": config.llm.to_json(),
         "vision": config.vision.to_json(),
         "projector": config.projector.kind.name(),

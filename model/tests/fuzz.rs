@@ -1,0 +1,267 @@
+//! Mutated weight files: no panic, no hang, no memory beyond a bound, and whatever is accepted lies within the file.
+//!
+//! Runs for `VILA_FUZZ_SECONDS` (3 if unset); `VILA_FUZZ_SEED` replays one mutant.
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{NO_HOOKS, Rng, Tensor, Zip, int, layouts, peak, safetensors, table, text};
+use vila_model::torch_file::FileTensor;
+use vila_model::weights::parse;
+
+/// Time that one mutant may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Memory that one mutant may take: no file here is larger than a few hundred KiB.
+const BOUND: usize = 64 << 20;
+
+const NUMBERS: [u64; 18] = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    8,
+    16,
+    17,
+    0x7f,
+    0xff,
+    0x100,
+    0xffff,
+    0x7fff_ffff,
+    0xffff_ffff,
+    1 << 32,
+    1 << 61,
+    (1 << 63) - 1,
+    u64::MAX,
+];
+
+/// What mutants are made from.
+struct Corpus {
+    archives: Vec<Zip>,
+    safetensors: Vec<Vec<u8>>,
+    /// Instructions to insert.
+    instructions: Vec<Vec<u8>>,
+}
+
+impl Corpus {
+    fn new() -> Self {
+        let read = |name: &str| std::fs::read(layouts().join(name)).expect("fixture");
+        let torch =
+            ["files/odd.pt", "files/nested.pt", "files/transposed.pt", "llava/pytorch_model-00003-of-00003.bin"];
+        let mut archives: Vec<Zip> = torch.iter().map(|name| unzip(&read(name))).collect();
+        let tensor = Tensor::default();
+        archives.push(Zip::torch(&table(&[("w", tensor.bytes()), ("v", tensor.bytes())]), &[("0", vec![7; 16])]));
+        let mut instructions: Vec<Vec<u8>> = archives.iter().flat_map(|zip| split(&zip.entries[0].1)).collect();
+        instructions.extend([b"R", b"Q", b"b", b"u", b"s", b"t", b"(", b"}", b"]", b"."].map(|code| code.to_vec()));
+        instructions.extend([b"cos\nsystem\n".to_vec(), NO_HOOKS.to_vec(), tensor.bytes(), tensor.storage()]);
+        let header = r#"{"__metadata__":{"a":"b"},"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#;
+        let safetensors = vec![read("vila/mm_projector/model.safetensors"), safetensors(header, &[0; 16])];
+        Corpus { archives, safetensors, instructions }
+    }
+
+    fn mutant(&self, rng: &mut Rng) -> (&'static str, Vec<u8>) {
+        if rng.below(4) == 0 {
+            let at = rng.below(self.safetensors.len());
+            return ("mutant.safetensors", mutate_safetensors(&self.safetensors[at], rng));
+        }
+        let zip = &self.archives[rng.below(self.archives.len())];
+        let mut zip = Zip { entries: zip.entries.clone(), wide: rng.below(2) == 0 };
+        if rng.below(3) > 0 {
+            zip.entries[0].1 = mutate_pickle(&zip.entries[0].1, &self.instructions, rng);
+        }
+        if rng.below(4) == 0 {
+            mutate_entries(&mut zip.entries, rng);
+        }
+        let mut bytes = zip.bytes();
+        if rng.below(2) == 0 {
+            mutate_records(&mut bytes, rng);
+        }
+        ("mutant.bin", bytes)
+    }
+}
+
+fn number(bytes: &[u8]) -> usize {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte))
+}
+
+/// Entries of a good archive, the pickle first.
+fn unzip(bytes: &[u8]) -> Zip {
+    let places = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"PK\x01\x02"));
+    let mut entries: Vec<(String, Vec<u8>)> = places
+        .map(|at| {
+            let header = &bytes[at..];
+            let name = &header[46..46 + number(&header[28..30])];
+            let (size, local) = (number(&header[24..28]), number(&header[42..46]));
+            let data = local + 30 + number(&bytes[local + 26..local + 28]) + number(&bytes[local + 28..local + 30]);
+            (String::from_utf8(name.to_vec()).expect("name"), bytes[data..data + size].to_vec())
+        })
+        .collect();
+    entries.sort_by_key(|(name, _)| !name.ends_with("data.pkl"));
+    Zip { entries, wide: false }
+}
+
+/// Cuts a pickle between its instructions, as far as it is one.
+fn split(pickle: &[u8]) -> Vec<Vec<u8>> {
+    let (mut parts, mut rest) = (Vec::new(), pickle);
+    while let Some(code) = rest.first() {
+        let line =
+            |from: usize| from + rest[from.min(rest.len())..].iter().take_while(|byte| **byte != b'\n').count() + 1;
+        let argument = |bytes: usize| number(rest.get(1..1 + bytes).unwrap_or_default());
+        let length = match code {
+            0x80 | b'K' | b'q' | b'h' => 2,
+            b'M' => 3,
+            b'J' | b'r' | b'j' => 5,
+            b'G' | 0x95 => 9,
+            0x8a | 0x8c => 2 + argument(1),
+            b'X' => 5 + argument(4),
+            b'c' => line(line(1)),
+            _ => 1,
+        };
+        let (part, after) = rest.split_at(length.min(rest.len()));
+        parts.push(part.to_vec());
+        rest = after;
+    }
+    parts
+}
+
+fn mutate_pickle(pickle: &[u8], pool: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    let mut parts = split(pickle);
+    for _ in 0..1 + rng.below(4) {
+        let (at, other) = (rng.below(parts.len()), rng.below(parts.len()));
+        if parts.is_empty() {
+            break;
+        }
+        match rng.below(9) {
+            0 => drop(parts.remove(at)),
+            1 => parts.insert(at, parts[other].clone()),
+            2 => parts.swap(at, other),
+            3 => parts.insert(at, pool[rng.below(pool.len())].clone()),
+            4 => parts[at] = pool[rng.below(pool.len())].clone(),
+            5 => parts[at] = int(rng.pick(&NUMBERS) as i64),
+            6 => {
+                // An argument becomes another number.
+                let new = rng.pick(&NUMBERS).to_le_bytes();
+                let width = parts[at].len().saturating_sub(1).min(rng.pick(&[1, 2, 4, 8]));
+                parts[at][1..1 + width].copy_from_slice(&new[..width]);
+            }
+            7 => {
+                let copies = 1 + rng.below(3000);
+                let part = parts[at].clone();
+                parts.splice(at..at, std::iter::repeat_n(part, copies));
+            }
+            _ => parts[at] = text(rng.pick(&["storage", "0", "", "state_dict", "\u{0}", "x/../y"])),
+        }
+    }
+    parts.concat()
+}
+
+fn mutate_entries(entries: &mut Vec<(String, Vec<u8>)>, rng: &mut Rng) {
+    let (at, other) = (rng.below(entries.len()), rng.below(entries.len()));
+    match rng.below(5) {
+        0 => drop(entries.remove(at)),
+        1 => entries.push(entries[at].clone()),
+        2 => entries[at].0 = entries[other].0.clone(),
+        3 => {
+            let length = rng.below(entries[at].1.len() + 8);
+            entries[at].1.resize(length, 0);
+        }
+        _ => entries[at].1 = rng.pick(&[&b"big"[..], b"", b"N.", b"\x80\x02}."]).to_vec(),
+    }
+}
+
+/// Changes fields of the archive's own records, or cuts it.
+fn mutate_records(bytes: &mut Vec<u8>, rng: &mut Rng) {
+    let records: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"PK")).collect();
+    for _ in 0..1 + rng.below(3) {
+        if records.is_empty() || rng.below(20) == 0 {
+            bytes.truncate(rng.below(bytes.len()));
+            return;
+        }
+        let at = (records[rng.below(records.len())] + rng.below(56)).min(bytes.len());
+        let width = rng.pick(&[1, 2, 4, 8]).min(bytes.len() - at);
+        let new = if rng.below(2) == 0 { rng.pick(&NUMBERS) } else { rng.below(bytes.len() + 64) as u64 };
+        bytes[at..at + width].copy_from_slice(&new.to_le_bytes()[..width]);
+    }
+}
+
+fn mutate_safetensors(file: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let length = number(&file[..8]);
+    let (mut header, mut data) = (file[8..8 + length].to_vec(), file[8 + length..].to_vec());
+    for _ in 0..1 + rng.below(3) {
+        let at = rng.below(header.len());
+        let digits: Vec<usize> = (0..header.len()).filter(|at| header[*at].is_ascii_digit()).collect();
+        match rng.below(6) {
+            0 if !digits.is_empty() => {
+                let at = digits[rng.below(digits.len())];
+                let new = rng.pick(&NUMBERS).to_string();
+                header.splice(at..at + 1, new.into_bytes());
+            }
+            1 => header.truncate(at),
+            2 => {
+                let end = (at + rng.below(64)).min(header.len());
+                let piece = header[at..end].to_vec();
+                header.splice(at..at, piece);
+            }
+            3 if !header.is_empty() => header[at] = rng.pick(b"{}[]\",:-.0e\\ \xff"),
+            4 => data.resize(rng.below(data.len() + 32), 0),
+            _ => {
+                let end = (at + rng.below(16)).min(header.len());
+                header.drain(at..end);
+            }
+        }
+    }
+    let mut file = [&(header.len() as u64).to_le_bytes(), &header[..], &data].concat();
+    if rng.below(8) == 0 {
+        file[..8].copy_from_slice(&rng.pick(&NUMBERS).to_le_bytes());
+    }
+    file
+}
+
+/// What must hold for everything that is accepted.
+fn check(tensors: &[FileTensor], file: usize) {
+    for tensor in tensors {
+        let elements = tensor.shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
+        let bytes = elements.and_then(|elements| elements.checked_mul(tensor.dtype.bitsize())).map(|bits| bits / 8);
+        assert_eq!(bytes, Some(tensor.bytes.len()), "{tensor:?}");
+        assert!(tensor.bytes.start <= tensor.bytes.end && tensor.bytes.end <= file, "{tensor:?}");
+    }
+}
+
+/// Whether one mutant was accepted.
+fn run(corpus: &Corpus, seed: u64) -> bool {
+    let (name, bytes) = corpus.mutant(&mut Rng(seed));
+    let began = Instant::now();
+    let (result, peak) = peak(|| parse(Path::new(name), &bytes));
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert!(peak < BOUND, "{peak} bytes");
+    match &result {
+        Ok(tensors) => check(tensors, bytes.len()),
+        Err(error) => assert!(error.to_string().contains(name)),
+    }
+    result.is_ok()
+}
+
+#[test]
+fn mutants_do_no_harm() {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let corpus = Corpus::new();
+    if let Some(seed) = variable("VILA_FUZZ_SEED") {
+        println!("accepted: {}", run(&corpus, seed));
+        return;
+    }
+    let limit = Duration::from_secs(variable("VILA_FUZZ_SECONDS").unwrap_or(3));
+    let start = Instant::now();
+    let (mut mutants, mut accepted) = (0u64, 0u64);
+    while start.elapsed() < limit {
+        let seed = mutants ^ (u64::from(std::process::id()) << 32);
+        match std::panic::catch_unwind(|| run(&corpus, seed)) {
+            Ok(whole) => accepted += u64::from(whole),
+            Err(_) => panic!("VILA_FUZZ_SEED={seed} shows it again"),
+        }
+        mutants += 1;
+    }
+    println!("{mutants} mutants, {accepted} accepted");
+    assert!(accepted > 0 && accepted < mutants);
+}
