@@ -15,6 +15,7 @@ mod pickle;
 mod projector;
 mod rope;
 mod score;
+mod sentencepiece;
 pub mod tokenizer;
 pub mod torch_file;
 mod vila;

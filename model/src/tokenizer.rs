@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use vila_engine::NO_ROW;
 
+use crate::sentencepiece::{SentencePiece, Wrap};
 use crate::{Error, Result};
 
 /// What marks an image in a prompt.
 pub const IMAGE_MARK: &str = "<image>";
 
-/// A tokenizer read from `tokenizer.json`.
+/// A tokenizer read from `tokenizer.json` or from a SentencePiece `tokenizer.model`.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     path: PathBuf,
     bytes: Vec<u8>,
     image: Option<u32>,
@@ -22,24 +23,75 @@ pub struct Tokenizer {
     eos: Option<u32>,
 }
 
+#[derive(Clone)]
+enum Inner {
+    Json(Box<tokenizers::Tokenizer>),
+    SentencePiece(SentencePiece),
+}
+
+impl Inner {
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        match self {
+            Inner::Json(inner) => inner.token_to_id(token),
+            Inner::SentencePiece(inner) => inner.token_to_id(token),
+        }
+    }
+
+    fn ends(&self) -> (Option<u32>, Option<u32>) {
+        let id = |names: &[&str]| names.iter().find_map(|name| self.token_to_id(name));
+        match self {
+            Inner::Json(_) => (id(&["<s>", "<|begin_of_text|>"]), id(&["</s>", "<|end_of_text|>", "<|im_end|>"])),
+            Inner::SentencePiece(inner) => (inner.bos(), inner.eos()),
+        }
+    }
+}
+
 impl Tokenizer {
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`, or a SentencePiece model (a name that ends in `.model`).
+    ///
+    /// A model alone gives the ids of the `sentencepiece` package. With a `tokenizer_config.json`,
+    /// `special_tokens_map.json` or `added_tokens.json` beside it, or where a missing `tokenizer.json` was asked for, it
+    /// gives those of transformers' `LlamaTokenizer`: added tokens are found in texts, and `legacy` is respected.
     pub fn from_file(path: &Path) -> Result<Self> {
+        let model = path.with_file_name("tokenizer.model");
+        if is_model(path) {
+            return Self::from_model(path, Wrap::IfConfigured);
+        }
+        if !path.exists() && model.is_file() {
+            return Self::from_model(&model, Wrap::Always);
+        }
         Self::from_bytes(std::fs::read(path).map_err(Error::io(path))?, path)
     }
 
-    /// Reads the content of a `tokenizer.json`; `path` names it in messages.
+    /// Reads the content of a `tokenizer.json`, or of a SentencePiece model without settings if the name ends in
+    /// `.model`; `path` names it in messages.
     pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self> {
+        if is_model(path) {
+            let (inner, json) = SentencePiece::read(&bytes, path, Wrap::Never)?;
+            return Ok(Self::new(Inner::SentencePiece(inner), json, path));
+        }
+        if let Some(inner) = SentencePiece::embedded(&bytes, path)? {
+            return Ok(Self::new(Inner::SentencePiece(inner), bytes, path));
+        }
         let inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| Error::format(path, format!("not a tokenizer.json: {error}")))?;
-        let id = |names: &[&str]| names.iter().find_map(|name| inner.token_to_id(name));
-        let (bos, eos) = (id(&["<s>", "<|begin_of_text|>"]), id(&["</s>", "<|end_of_text|>", "<|im_end|>"]));
-        Ok(Tokenizer { image: id(&[IMAGE_MARK]), path: path.to_path_buf(), inner, bytes, bos, eos })
+        Ok(Self::new(Inner::Json(Box::new(inner)), bytes, path))
+    }
+
+    fn from_model(path: &Path, wrap: Wrap) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let (inner, json) = SentencePiece::read(&bytes, path, wrap)?;
+        Ok(Self::new(Inner::SentencePiece(inner), json, path))
+    }
+
+    fn new(inner: Inner, bytes: Vec<u8>, path: &Path) -> Self {
+        let (bos, eos) = inner.ends();
+        Tokenizer { image: inner.token_to_id(IMAGE_MARK), path: path.to_path_buf(), inner, bytes, bos, eos }
     }
 
     /// Takes the ids that a model's configuration names over those found in the vocabulary.
     pub fn with_ids(self, bos: Option<u32>, eos: Option<u32>, image: Option<u32>) -> Self {
-        let image = image.filter(|&id| self.inner.id_to_token(id).as_deref() == Some(IMAGE_MARK)).or(self.image);
+        let image = image.filter(|&id| self.id_to_token(id).as_deref() == Some(IMAGE_MARK)).or(self.image);
         Tokenizer { bos: bos.or(self.bos), eos: eos.or(self.eos), image, ..self }
     }
 
@@ -68,12 +120,22 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Number of entries, added tokens included.
-    pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        match &self.inner {
+            Inner::Json(inner) => inner.id_to_token(id),
+            Inner::SentencePiece(inner) => inner.id_to_token(id).map(str::to_string),
+        }
     }
 
-    /// The file's bytes, to copy into a checkpoint.
+    /// Number of entries, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        match &self.inner {
+            Inner::Json(inner) => inner.get_vocab_size(true),
+            Inner::SentencePiece(inner) => inner.vocab_size(),
+        }
+    }
+
+    /// The file's bytes, to copy into a checkpoint; a SentencePiece model as a `tokenizer.json` that holds it.
     pub fn file_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -108,8 +170,14 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(Vec::new());
         }
-        let encoding = self
-            .inner
+        let inner = match &self.inner {
+            Inner::Json(inner) => inner,
+            Inner::SentencePiece(inner) => {
+                let tokens = inner.encode(text).into_iter();
+                return Ok(tokens.map(|(id, span)| (id, span.start + start..span.end + start)).collect());
+            }
+        };
+        let encoding = inner
             .encode(text, false)
             .map_err(|error| Error::format(&self.path, format!("cannot tokenize {text:?}: {error}")))?;
         let offsets = encoding.get_offsets().iter().map(|&(from, to)| from + start..to + start);
@@ -137,10 +205,17 @@ impl Tokenizer {
     }
 
     fn decode_with(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|error| Error::format(&self.path, format!("cannot decode {ids:?}: {error}")))
+        match &self.inner {
+            Inner::Json(inner) => inner
+                .decode(ids, skip_special)
+                .map_err(|error| Error::format(&self.path, format!("cannot decode {ids:?}: {error}"))),
+            Inner::SentencePiece(inner) => Ok(inner.decode(ids, skip_special)),
+        }
     }
+}
+
+fn is_model(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "model")
 }
 
 /// Puts image marks in front of a prompt that has none.

@@ -51,7 +51,7 @@ pub(super) struct IngestArguments {
     /// Raw files.
     #[arg(long, num_args = 1.., required = true)]
     input: Vec<PathBuf>,
-    /// A tokenizer.json.
+    /// A tokenizer.json, or a SentencePiece tokenizer.model.
     #[arg(long)]
     tokenizer: PathBuf,
     /// The shard directory to make.

@@ -61,7 +61,7 @@ pub struct Recipe {
 pub struct ModelSpec {
     /// A checkpoint directory to start from; excludes the other fields.
     pub from: Option<PathBuf>,
-    /// `tokenizer.json`.
+    /// `tokenizer.json`, or a SentencePiece `tokenizer.model`.
     pub tokenizer: Option<PathBuf>,
     /// Decoder sizes, for random weights.
     pub llm: Option<LlmSpec>,
