@@ -319,6 +319,23 @@ fn too_many_skipped_steps_stop_the_run() {
 }
 
 #[test]
+fn a_checkpoint_of_another_version_is_left_alone() {
+    let mut drill = Drill::new("drill-version");
+    let out = drill.out();
+    assert_eq!(drill.run(&out, &format!("{}=kill", faults::SAVE_DONE), &[]).0, None);
+    let trainer = out.join("latest/trainer");
+    // As the first version wrote it: no manifest.
+    std::fs::remove_file(trainer.join("manifest.json")).expect("manifest");
+    let state = std::fs::read_to_string(trainer.join("state.json")).expect("state");
+    std::fs::write(trainer.join("state.json"), state.replacen("\"version\":2", "\"version\":1", 1)).expect("state");
+    let before = files_below(&out);
+    let (code, log) = drill.run(&out, "", &[]);
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("has version 1") && log.contains("--restart"), "{log}");
+    assert_eq!(files_below(&out), before);
+}
+
+#[test]
 fn a_loss_spike_is_warned_of() {
     let mut drill = Drill::new("drill-spike");
     let out = drill.out();

@@ -35,6 +35,19 @@ pub enum Error {
         /// What is wrong and what would do.
         problem: String,
     },
+    /// A checkpoint is of another version of this program.
+    #[error(
+        "{}: has version {version}, this program writes version {own}; go on with the program that wrote it, or --restart to \
+         discard the run", path.display()
+    )]
+    Version {
+        /// The trainer's state.
+        path: PathBuf,
+        /// Its version.
+        version: u64,
+        /// Ours.
+        own: u32,
+    },
     /// A checkpoint could not be saved.
     #[error(
         "checkpoint {name} could not be saved: {source}; the checkpoints before it are whole: make room or mend the disk, and \

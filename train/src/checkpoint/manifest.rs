@@ -49,7 +49,7 @@ impl Manifest {
         for (name, entry) in &manifest.files {
             let path = dir.join(name);
             let damaged = |problem: String| Error::checkpoint(&path, problem);
-            let found = hash_file(&path).map_err(|error| damaged(error.to_string()))?;
+            let found = hash_file(&path).map_err(|error| unreadable(&path, error))?;
             if found.bytes != entry.bytes {
                 return Err(damaged(format!("has {} bytes, {} were written", found.bytes, entry.bytes)));
             }
@@ -63,13 +63,21 @@ impl Manifest {
     /// Reads the manifest alone.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        let text = std::fs::read(&path).map_err(Error::io(&path))?;
+        let text = std::fs::read(&path).map_err(|error| unreadable(&path, error))?;
         let manifest: Manifest =
             serde_json::from_slice(&text).map_err(|error| Error::checkpoint(&path, format!("damaged: {error}")))?;
         if manifest.version != VERSION || manifest.files.is_empty() {
             return Err(Error::checkpoint(&path, format!("is not a manifest of version {VERSION}")));
         }
         Ok(manifest)
+    }
+}
+
+/// A file that is not there is damage; one that cannot be read may be whole.
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::checkpoint(path, "is missing"),
+        _ => Error::io(path)(error),
     }
 }
 

@@ -8,6 +8,7 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -177,10 +178,13 @@ impl Checkpoints {
 
     /// The newest checkpoint that is whole, if there is one: `latest` first, then by steps done. Those that are not are
     /// warned of and put aside.
+    ///
+    /// # Errors
+    /// A checkpoint of another version of this program, or one that cannot be read: it is nobody's to put aside.
     pub fn newest(&self) -> Result<Option<PathBuf>> {
         for dir in self.folder.candidates()? {
-            let checked = Manifest::verify(&dir).and_then(|manifest| load_state(&dir).map(|_| manifest));
-            match checked {
+            match check(&dir) {
+                Err(error @ (Error::Io { .. } | Error::Version { .. })) => return Err(error),
                 Ok(manifest) => {
                     *held(&self.last) = Some(Written { dir: dir.clone(), manifest });
                     return Ok(Some(dir));
@@ -275,7 +279,7 @@ impl Folder {
         let link = self.out.join(LATEST);
         let latest = match fs::read_link(&link) {
             Ok(target) => Some(self.out.join(target)).filter(|dir| dir.is_dir()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(Error::io(&link)(error)),
         };
         let others = self.list()?.into_iter().filter(|path| !name_of(path).starts_with('.') && path.is_dir());
@@ -321,7 +325,7 @@ impl Folder {
     fn point_latest(&self, name: &str) -> Result<()> {
         let (link, next) = (self.out.join(LATEST), self.out.join(".latest.next"));
         match fs::remove_file(&next) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&next)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(&next)(error)),
             _ => {}
         }
         std::os::unix::fs::symlink(Path::new(FOLDER).join(name), &next).map_err(Error::io(&next))?;
@@ -354,6 +358,15 @@ impl Folder {
     }
 }
 
+/// Whether a checkpoint is whole. One without a manifest may be of an earlier version, which had none.
+fn check(dir: &Path) -> Result<Manifest> {
+    let manifest = Manifest::verify(dir);
+    match load_state(dir) {
+        Err(error @ Error::Version { .. }) if manifest.is_ok() || !dir.join(MANIFEST).exists() => Err(error),
+        state => manifest.and_then(|manifest| state.map(|_| manifest)),
+    }
+}
+
 fn remove(dir: &Path) -> Result<()> {
     fs::remove_dir_all(dir).map_err(Error::io(dir))
 }
@@ -370,15 +383,18 @@ fn name_of(path: &Path) -> String {
 /// Reads a checkpoint's trainer state.
 pub fn load_state(dir: &Path) -> Result<TrainerState> {
     let path = dir.join("trainer/state.json");
-    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = match fs::read_to_string(&path) {
+        // Bytes that are no text, and a file that is not there, are damage.
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
+            return Err(Error::io(&path)(error));
+        }
+        text => text.map_err(|error| Error::checkpoint(&path, format!("damaged: {error}")))?,
+    };
     let value: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| Error::checkpoint(&path, format!("damaged: {error}")))?;
     let version = value["version"].as_u64().unwrap_or_default();
     if version != u64::from(STATE_VERSION) {
-        let problem = format!(
-            "has version {version}, this program writes version {STATE_VERSION}; --restart, or go on with the program that wrote it"
-        );
-        return Err(Error::checkpoint(&path, problem));
+        return Err(Error::Version { path, version, own: STATE_VERSION });
     }
     serde_json::from_value(value).map_err(|error| Error::checkpoint(&path, format!("damaged: {error}")))
 }
