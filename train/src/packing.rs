@@ -29,7 +29,7 @@ pub fn first_fit_decreasing(lengths: &[usize], capacity: usize) -> Vec<Vec<usize
 /// What a micro-batch's length is a multiple of on devices where shapes should repeat: an eighth of the capacity in whole
 /// tiles of 128, so that a step's last micro-batch is not mostly empty.
 pub fn grain(capacity: usize) -> usize {
-    capacity.div_ceil(8).next_multiple_of(128).min(capacity.max(1))
+    capacity.div_ceil(8).next_multiple_of(128).clamp(1, capacity.max(1))
 }
 
 /// The rank of each bin: the costliest first, always to the rank that has least to do (the lower one among equals).
