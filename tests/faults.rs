@@ -123,12 +123,14 @@ fn killed_at_every_named_point() {
 #[ignore = "long: part of the campaign"]
 fn killed_while_a_checkpoint_is_replaced() {
     let mut drill = Drill::new("drill-displace");
-    // Dead before `latest` moved: the next run goes on from the checkpoint before and saves the same name again.
+    // Dead before `latest` moved: the next run goes on from the checkpoint before and saves the same name again. At stage ends
+    // alone, since a save inside a stage waits until the one before is written.
+    let sets = ["checkpoint.every=0"];
     for point in [faults::SAVE_DISPLACE, faults::SAVE_RENAME, faults::SAVE_LATEST] {
         let out = drill.out();
-        let (code, log) = drill.run(&out, &format!("{}#2=kill", faults::SAVE_LATEST), &[]);
+        let (code, log) = drill.run(&out, &format!("{}#2=kill", faults::SAVE_LATEST), &sets);
         assert_eq!(code, None, "{log}");
-        let (code, log) = drill.run(&out, &format!("{point}=kill"), &[]);
+        let (code, log) = drill.run(&out, &format!("{point}=kill"), &sets);
         assert_eq!(code, None, "{point}: {log}");
         drill.continues(&out, point);
     }
@@ -142,13 +144,13 @@ fn killed_at_seeded_times() {
     for attempt in 0..10 {
         let out = drill.out();
         let mut child = drill.spawn(&out, "", &[]);
-        wait_for_steps(&out, random.below(35), &mut child);
+        wait_for_steps(&out, random.below(28), &mut child);
         std::thread::sleep(Duration::from_micros(random.below(20_000) as u64));
         interrupt(&mut child, "-KILL");
         alive += usize::from(child.wait_with_output().expect("child").status.code().is_none());
         drill.continues(&out, &format!("kill {attempt}"));
     }
-    assert!(alive >= 7, "only {alive} of 10 runs were still under way");
+    assert!(alive >= 5, "only {alive} of 10 runs were still under way");
 }
 
 #[test]
