@@ -339,10 +339,10 @@ fn bad_documents_and_conversations_name_their_problem() {
     assert!(matches!(problem, Problem::SentenceIndex { index: 3, sentences: 3, .. }));
     let vicuna = format("llava", Some("v1"));
     let two_marks = one_line(TALK).replace("\"r\"", "\"<image>r\"");
-    let (problem, ..) = Corpus::new(vicuna, &two_marks).problem();
+    let (problem, ..) = Corpus::new(vicuna.clone(), &two_marks).problem();
     assert!(matches!(problem, Problem::CountMismatch { marks: 2, images: 1 }));
     let out_of_turn = one_line(TALK).replacen("gpt", "human", 1);
-    let (problem, ..) = Corpus::new(vicuna, &out_of_turn).problem();
+    let (problem, ..) = Corpus::new(vicuna.clone(), &out_of_turn).problem();
     assert!(matches!(problem, Problem::Roles { turn: 2, .. }));
     let (problem, ..) = Corpus::new(vicuna, r#"{"conversations": [{"from": "human", "value": "q"}]}"#).problem();
     assert!(matches!(problem, Problem::NoTarget));
@@ -512,7 +512,7 @@ fn the_toy_world_goes_through_the_public_formats() {
         ("text.jsonl", format("text", None)),
         ("pairs.jsonl", format("pairs", None)),
         ("mmc4.jsonl", wide),
-        ("sft_visual.json", chat),
+        ("sft_visual.json", chat.clone()),
         ("sft_text.json", chat),
     ] {
         let options = IngestOptions::new(format, vec![scratch.path(file)], scratch.path(&format!("shards/{file}")));

@@ -191,8 +191,8 @@ fn fused_parts_lie_side_by_side_and_start_by_their_names() {
     let store =
         vila_autograd::ParamStore::new(&cpu, vec![spec("b", &[5]), fused], DType::F32, 9, |_| true).expect("store");
     let alone = vila_autograd::ParamStore::new(&cpu, vec![spec("k", &[2, 3])], DType::F32, 9, |_| true).expect("store");
-    let qkv = store.weight(store.id("qkv").expect("qkv"));
-    let k = alone.weight(alone.id("k").expect("k")).to_f32().expect("k");
+    let qkv = store.weight(store.id("qkv").expect("qkv")).expect("whole");
+    let k = alone.weight(alone.id("k").expect("k")).expect("whole").to_f32().expect("k");
     assert_eq!(qkv.shape(), (6, 3));
     assert_eq!(qkv.to_f32().expect("qkv")[12..], k[..]);
     let ranges: Vec<_> =

@@ -62,7 +62,7 @@ pub fn grad_check(
     }
     for id in store.ids() {
         let grad = store.grad(id).map_or(Ok(vec![]), Tensor::to_f64)?;
-        operands.push((store.spec(id).name.clone(), store.weight(id).clone(), grad));
+        operands.push((store.spec(id).name.clone(), store.weight(id)?.clone(), grad));
     }
     drop(tape);
 

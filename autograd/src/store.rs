@@ -139,9 +139,27 @@ pub struct ParamRange {
     pub param: ParamId,
 }
 
+/// Where a weight lies.
+enum Weight {
+    /// In one tensor of the store's type.
+    Whole(Tensor),
+    /// In the device's view of a file, part by part, in the file's types.
+    Mapped(Vec<Tensor>),
+}
+
+impl Weight {
+    /// The tensors that make up the weight, one below the other.
+    fn parts(&self) -> &[Tensor] {
+        match self {
+            Weight::Whole(whole) => std::slice::from_ref(whole),
+            Weight::Mapped(parts) => parts,
+        }
+    }
+}
+
 struct Slot {
     spec: ParamSpec,
-    weight: Tensor,
+    weight: Weight,
     grad: Option<Tensor>,
     master: Option<Tensor>,
 }
@@ -169,13 +187,25 @@ impl ParamStore {
         seed: u64,
         trains: impl Fn(&ParamSpec) -> bool,
     ) -> Result<Self> {
-        let store = Self::layout(backend, specs, dtype, trains)?;
+        let store = Self::layout(backend, specs, dtype, trains, |_| None)?;
         for slot in &store.slots {
             let mut values = Vec::with_capacity(slot.spec.len());
             slot.spec.parts.iter().for_each(|part| initial(slot.spec.init, part, seed, &mut values));
             store.set_slot(backend, slot, &values)?;
         }
         Ok(store)
+    }
+
+    /// Frozen f32 parameters without initial values, except that the matrices of `mapped` stay where they are.
+    ///
+    /// `mapped` gives the tensors of a parameter's parts, in any float type, or nothing for one that is to be
+    /// [set](ParamStore::set).
+    pub fn mapped(
+        backend: &dyn Backend,
+        specs: Vec<ParamSpec>,
+        mapped: impl Fn(&ParamSpec) -> Option<Vec<Tensor>>,
+    ) -> Result<Self> {
+        Self::layout(backend, specs, DType::F32, |_| false, mapped)
     }
 
     /// Allocates the parameters without initial values, to be [set](ParamStore::set) one by one.
@@ -185,7 +215,7 @@ impl ParamStore {
         dtype: DType,
         trains: impl Fn(&ParamSpec) -> bool,
     ) -> Result<Self> {
-        Self::layout(backend, specs, dtype, trains)
+        Self::layout(backend, specs, dtype, trains, |_| None)
     }
 
     fn layout(
@@ -193,6 +223,7 @@ impl ParamStore {
         specs: Vec<ParamSpec>,
         dtype: DType,
         trains: impl Fn(&ParamSpec) -> bool,
+        mapped: impl Fn(&ParamSpec) -> Option<Vec<Tensor>>,
     ) -> Result<Self> {
         let aligned = |len: usize| len.next_multiple_of(ALIGN);
         let total: usize = specs.iter().filter(|spec| trains(spec)).map(|spec| aligned(spec.len())).sum();
@@ -205,7 +236,10 @@ impl ParamStore {
         for (index, spec) in specs.into_iter().enumerate() {
             let (rows, cols) = spec.matrix();
             if !trains(&spec) {
-                let weight = backend.alloc_for(Owner::Weights, dtype, rows, cols)?;
+                let weight = match mapped(&spec) {
+                    Some(parts) => Weight::Mapped(parts),
+                    None => Weight::Whole(backend.alloc_for(Owner::Weights, dtype, rows, cols)?),
+                };
                 slots.push(Slot { weight, grad: None, master: None, spec });
                 continue;
             }
@@ -225,7 +259,12 @@ impl ParamStore {
                 });
             }
             let master = masters.as_ref().map(view).transpose()?;
-            slots.push(Slot { weight: view(&weights)?, grad: Some(view(&grads)?), master, spec: spec.clone() });
+            slots.push(Slot {
+                weight: Weight::Whole(view(&weights)?),
+                grad: Some(view(&grads)?),
+                master,
+                spec: spec.clone(),
+            });
             offset += aligned(spec.len());
         }
         let names = slots.iter().enumerate();
@@ -244,12 +283,10 @@ impl ParamStore {
         // Both choices' weights exist for a moment; the old gradients need not.
         slots.iter_mut().for_each(|slot| slot.grad = None);
         drop(grads);
-        let store = Self::layout(backend, specs, dtype, trains)?;
+        let store = Self::layout(backend, specs, dtype, trains, |_| None)?;
         for (old, new) in slots.iter().zip(&store.slots) {
-            let source = old.master.as_ref().unwrap_or(&old.weight);
-            backend.copy(&Copy { x: source, y: &new.weight })?;
-            if let Some(master) = &new.master {
-                backend.copy(&Copy { x: source, y: master })?;
+            for target in new.targets() {
+                old.copy_to(backend, target)?;
             }
         }
         Ok(store)
@@ -275,9 +312,30 @@ impl ParamStore {
         &self.slots[id.0].spec
     }
 
-    /// The weight; vectors are one row.
-    pub fn weight(&self, id: ParamId) -> &Tensor {
-        &self.slots[id.0].weight
+    /// The weight as one tensor; vectors are one row.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for one that lies in a file in several parts.
+    pub fn weight(&self, id: ParamId) -> Result<&Tensor> {
+        match self.weight_parts(id) {
+            [whole] => Ok(whole),
+            parts => {
+                let name = &self.slots[id.0].spec.name;
+                let message = format!("{name} lies in a file in {} parts; only `linear` takes it", parts.len());
+                Err(Error::Argument { op: "weight", message })
+            }
+        }
+    }
+
+    /// The tensors that make up the weight, one below the other: a single one, except in a [mapped](ParamStore::mapped)
+    /// store.
+    pub fn weight_parts(&self, id: ParamId) -> &[Tensor] {
+        self.slots[id.0].weight.parts()
+    }
+
+    /// Whether the weight lies in a file.
+    pub fn is_mapped(&self, id: ParamId) -> bool {
+        matches!(self.slots[id.0].weight, Weight::Mapped(_))
     }
 
     /// The gradient, if the parameter trains.
@@ -327,18 +385,15 @@ impl ParamStore {
         }
         let (rows, cols) = slot.spec.matrix();
         let values = backend.upload_f32(rows, cols, values)?;
-        for target in [Some(&slot.weight), slot.master.as_ref()].into_iter().flatten() {
-            backend.copy(&Copy { x: &values, y: target })?;
-        }
-        Ok(())
+        slot.targets().try_for_each(|target| backend.copy(&Copy { x: &values, y: target }))
     }
 
     /// Every part with its weight as f32 (the master where there is one), in model order.
     pub fn export(&self, backend: &dyn Backend, id: ParamId) -> Result<Vec<(ParamPart, Vec<f32>)>> {
         let slot = &self.slots[id.0];
-        let source = slot.master.as_ref().unwrap_or(&slot.weight);
-        let values = backend.alloc(DType::F32, source.rows(), source.cols())?;
-        backend.copy(&Copy { x: source, y: &values })?;
+        let (rows, cols) = slot.spec.matrix();
+        let values = backend.alloc(DType::F32, rows, cols)?;
+        slot.copy_to(backend, &values)?;
         let values = backend.to_vec::<f32>(&values)?;
         let mut rest = values.as_slice();
         Ok(slot
@@ -351,6 +406,24 @@ impl ParamStore {
                 (part.clone(), mine.to_vec())
             })
             .collect())
+    }
+}
+
+impl Slot {
+    /// What an update writes: the weight and its master.
+    fn targets(&self) -> impl Iterator<Item = &Tensor> {
+        self.weight.parts().iter().chain(&self.master)
+    }
+
+    /// Copies the weight, from its master where there is one.
+    fn copy_to(&self, backend: &dyn Backend, y: &Tensor) -> Result<()> {
+        let parts = self.master.as_ref().map_or_else(|| self.weight.parts(), std::slice::from_ref);
+        let mut row = 0;
+        for x in parts {
+            backend.copy(&Copy { x, y: &y.slice_rows(row..row + x.rows())? })?;
+            row += x.rows();
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
 use crate::ops::*;
-use crate::{DType, Element, Error, Owner, Result, StorageStats, Tensor};
+use crate::{DType, Element, Error, MappedBytes, Owner, Result, StorageStats, Tensor};
 
 /// A device: memory and the op vocabulary. Every method enqueues its op; host reads wait for it.
 ///
@@ -25,6 +25,14 @@ pub trait Backend: Send + Sync {
 
     /// A tensor with unspecified contents, counted as `owner`'s.
     fn alloc_for(&self, owner: Owner, dtype: DType, rows: usize, cols: usize) -> Result<Tensor>;
+
+    /// A weight that the device can read where it lies, in a type of files; nothing where it needs a copy in its own memory.
+    ///
+    /// Matrices of [`Linear`], [`GatherRows`] and [`VisionEmbed`] may be such tensors on a device that makes them.
+    fn map(&self, bytes: MappedBytes, dtype: DType, rows: usize, cols: usize) -> Option<Tensor> {
+        let _ = (bytes, dtype, rows, cols);
+        None
+    }
 
     /// Bytes held by this backend's allocator.
     fn memory(&self) -> StorageStats;

@@ -1,5 +1,5 @@
 use bytemuck::Pod;
-use half::bf16;
+use half::{bf16, f16};
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -10,6 +10,8 @@ pub enum DType {
     F32,
     /// bfloat16: 8 exponent and 7 mantissa bits.
     BF16,
+    /// IEEE half: 5 exponent and 10 mantissa bits. A type of weights in files: read, never written or computed in.
+    F16,
     /// Unsigned byte.
     U8,
     /// Unsigned 32-bit integer: token ids, positions, row indices.
@@ -24,7 +26,7 @@ impl DType {
         match self {
             DType::F64 => 8,
             DType::F32 | DType::U32 | DType::I32 => 4,
-            DType::BF16 => 2,
+            DType::BF16 | DType::F16 => 2,
             DType::U8 => 1,
         }
     }
@@ -41,7 +43,7 @@ macro_rules! element {
         $(impl Element for $type { const DTYPE: DType = DType::$dtype; })*
     };
 }
-element!(f64 => F64, f32 => F32, bf16 => BF16, u8 => U8, u32 => U32, i32 => I32);
+element!(f64 => F64, f32 => F32, bf16 => BF16, f16 => F16, u8 => U8, u32 => U32, i32 => I32);
 
 /// Rounds to the nearest bf16, ties to even.
 ///

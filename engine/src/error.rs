@@ -50,6 +50,9 @@ pub enum Error {
     /// An output shares storage with another operand of the same op.
     #[error("an output tensor shares its storage with another operand of the same op; give the op a buffer of its own")]
     Aliased,
+    /// An op was given memory to write that is only read.
+    #[error("an output is a tensor of a mapped file, which is only read; give the op a buffer of its own")]
+    ReadOnly,
     /// A tensor of another device was given to a backend.
     #[error("a tensor of another device was given to the {0} backend")]
     ForeignDevice(&'static str),

@@ -30,7 +30,7 @@ pub use backend::Backend;
 pub use cpu::{CpuBackend, DryCpu};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use storage::{ByOwner, Owner, Storage, StorageStats};
+pub use storage::{ByOwner, MappedBytes, Owner, Storage, StorageStats};
 pub use tensor::{Read, Tensor, Write, bytes};
 
 /// Row index that means "no row": [`ops::GatherRows`] writes zeros for it, [`ops::ScatterAddRows`] skips it.

@@ -1,5 +1,6 @@
 use std::any::Any;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytemuck::{Pod, Zeroable};
@@ -15,8 +16,30 @@ pub(crate) struct Line([u8; 64]);
 pub enum Storage {
     /// Host memory, borrow-checked at run time.
     Host(HostBuffer),
+    /// Host memory that is only read.
+    Mapped(MappedBytes),
     /// Memory of another backend, which downcasts it.
     Device(Box<dyn Any + Send + Sync>),
+}
+
+/// Bytes that somebody else owns and nobody changes: a part of a mapped file.
+#[derive(Clone)]
+pub struct MappedBytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl MappedBytes {
+    /// The bytes `range` of `owner`; nothing if it has fewer.
+    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Self> {
+        (*owner).as_ref().get(range.clone())?;
+        Some(MappedBytes { owner, range })
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        (*self.owner).as_ref().get(self.range.clone()).unwrap_or_default()
+    }
 }
 
 /// A pooled host buffer. Dropping it returns the memory to its pool.

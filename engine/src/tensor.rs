@@ -2,11 +2,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::dtype::bf16_from_f64;
-use crate::storage::{HostBuffer, Line};
-use crate::{DType, Element, Error, Result, Storage};
+use crate::storage::Line;
+use crate::{DType, Element, Error, MappedBytes, Result, Storage};
 
 /// A view of `rows` rows of `cols` elements; consecutive rows start `ld` elements apart.
 ///
@@ -37,6 +37,16 @@ pub fn bytes(dtype: DType, rows: usize, cols: usize) -> Result<usize> {
 }
 
 impl Tensor {
+    /// A tensor over memory that stays where it is and is only read; nothing unless the bytes are `rows * cols` elements at
+    /// an address that suits them, in an order that this machine reads.
+    pub fn mapped(bytes: MappedBytes, dtype: DType, rows: usize, cols: usize) -> Option<Self> {
+        let memory = bytes.bytes();
+        let fits = self::bytes(dtype, rows, cols).is_ok_and(|size| size == memory.len());
+        let aligned = (memory.as_ptr() as usize).is_multiple_of(dtype.size());
+        let readable = fits && aligned && cfg!(target_endian = "little");
+        readable.then(|| Self::from_storage(Arc::new(Storage::Mapped(bytes)), dtype, rows, cols))
+    }
+
     /// A contiguous tensor at the start of `storage`, for backends; the storage must hold `rows * cols` elements.
     pub fn from_storage(storage: Arc<Storage>, dtype: DType, rows: usize, cols: usize) -> Self {
         Tensor { storage, dtype, offset: 0, rows, cols, ld: cols }
@@ -126,13 +136,6 @@ impl Tensor {
         self.offset * self.dtype.size()..(self.offset + len) * self.dtype.size()
     }
 
-    fn host(&self) -> Result<&HostBuffer> {
-        match &*self.storage {
-            Storage::Host(host) => Ok(host),
-            Storage::Device(_) => Err(Error::ForeignDevice("cpu")),
-        }
-    }
-
     fn window<T: Element>(&self) -> Result<Window> {
         if T::DTYPE != self.dtype {
             return Err(Error::DType { op: "access", what: "tensor", expected: "the accessed type", got: self.dtype });
@@ -146,20 +149,30 @@ impl Tensor {
     /// # Errors
     /// [`Error::Aliased`] while it is borrowed for writing; wrong element type; another device's memory.
     pub fn read<T: Element>(&self) -> Result<Read<'_, T>> {
-        let guard = match self.host()?.lines.try_read() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(Error::Aliased),
+        let memory = match &*self.storage {
+            Storage::Mapped(mapped) => Memory::Mapped(mapped.bytes()),
+            Storage::Device(_) => return Err(Error::ForeignDevice("cpu")),
+            Storage::Host(host) => Memory::Host(match host.lines.try_read() {
+                Ok(guard) => guard,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return Err(Error::Aliased),
+            }),
         };
-        Ok(Read { guard, window: self.window::<T>()?, element: PhantomData })
+        Ok(Read { memory, window: self.window::<T>()?, element: PhantomData })
     }
 
     /// Borrows a host tensor for writing, alone.
     ///
     /// # Errors
-    /// [`Error::Aliased`] while any view of the same storage is borrowed; wrong element type; another device's memory.
+    /// [`Error::Aliased`] while any view of the same storage is borrowed; [`Error::ReadOnly`] for mapped memory; wrong
+    /// element type; another device's memory.
     pub fn write<T: Element>(&self) -> Result<Write<'_, T>> {
-        let guard = match self.host()?.lines.try_write() {
+        let host = match &*self.storage {
+            Storage::Host(host) => host,
+            Storage::Mapped(_) => return Err(Error::ReadOnly),
+            Storage::Device(_) => return Err(Error::ForeignDevice("cpu")),
+        };
+        let guard = match host.lines.try_write() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Error::Aliased),
@@ -178,6 +191,7 @@ impl Tensor {
         Ok(match self.dtype {
             DType::F32 => self.to_vec::<f32>()?,
             DType::BF16 => self.to_vec::<bf16>()?.into_iter().map(bf16::to_f32).collect(),
+            DType::F16 => self.to_vec::<f16>()?.into_iter().map(f16::to_f32).collect(),
             _ => self.to_f64()?.into_iter().map(|x| x as f32).collect(),
         })
     }
@@ -188,6 +202,7 @@ impl Tensor {
             DType::F64 => self.to_vec::<f64>()?,
             DType::F32 => self.to_vec::<f32>()?.into_iter().map(f64::from).collect(),
             DType::BF16 => self.to_vec::<bf16>()?.into_iter().map(bf16::to_f64).collect(),
+            DType::F16 => self.to_vec::<f16>()?.into_iter().map(f16::to_f64).collect(),
             got => return Err(Error::DType { op: "to_f64", what: "tensor", expected: "a float type", got }),
         })
     }
@@ -241,23 +256,36 @@ struct Window {
     ld: usize,
 }
 
+enum Memory<'a> {
+    Host(RwLockReadGuard<'a, Vec<Line>>),
+    Mapped(&'a [u8]),
+}
+
 /// A host tensor borrowed for reading.
 pub struct Read<'a, T> {
-    guard: RwLockReadGuard<'a, Vec<Line>>,
+    memory: Memory<'a>,
     window: Window,
     element: PhantomData<T>,
 }
 
 impl<T: Element> Read<'_, T> {
+    /// All elements of the storage.
+    fn elements(&self) -> &[T] {
+        match &self.memory {
+            Memory::Host(guard) => bytemuck::cast_slice(guard),
+            Memory::Mapped(bytes) => bytemuck::cast_slice(bytes),
+        }
+    }
+
     /// From the first element to the last, gaps between rows included.
     pub fn slice(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.guard)[self.window.offset..self.window.offset + self.window.len]
+        &self.elements()[self.window.offset..self.window.offset + self.window.len]
     }
 
     /// One row.
     pub fn row(&self, row: usize) -> &[T] {
         let start = self.window.offset + row * self.window.ld;
-        &bytemuck::cast_slice(&self.guard)[start..start + self.window.cols]
+        &self.elements()[start..start + self.window.cols]
     }
 
     /// Rows in order.

@@ -16,6 +16,7 @@ mod projector;
 mod rope;
 mod score;
 mod sentencepiece;
+pub mod template;
 pub mod tokenizer;
 pub mod torch_file;
 mod vila;
@@ -27,7 +28,10 @@ mod zip;
 pub use batch::{Document, Images, PackedBatch};
 pub use config::VilaConfig;
 pub use error::{Error, Result};
-pub use generate::{FinishReason, GenerateOptions, Generation, Generator, Parts, generate, generate_ids};
+pub use generate::{
+    FinishReason, GenerateOptions, Generation, Generator, Parts, Prompt, Token, TokenBatch, Tokens, generate,
+    generate_ids,
+};
 pub use loaded::Vila;
 pub use score::{Score, score};
 pub use vila::VilaModel;

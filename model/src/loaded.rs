@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vila_autograd::{ParamStore, Tape};
+use vila_autograd::{ParamSpec, ParamStore, Tape};
 use vila_engine::{Backend, DType};
 
 use crate::config::Layout;
@@ -35,9 +35,12 @@ pub struct Vila {
 }
 
 impl Vila {
-    /// Loads a directory of a known layout onto a device, in f32 and frozen.
+    /// Loads a directory of a known layout onto a device, frozen, for f32 activations.
+    ///
+    /// A device that can read them there computes with matrices where they lie in the mapped files, in the files' type, so
+    /// that opening a model takes no memory; others get f32 copies.
     pub fn load(dir: &Path, backend: Arc<dyn Backend>) -> Result<Self> {
-        Self::load_with(dir, backend, DType::F32, |_| false)
+        Self::open(dir, backend, |checkpoint, backend, specs| checkpoint.mapped_store(backend, specs))
     }
 
     /// Loads with weights of type `dtype`; those parameters that `trains` accepts get gradients.
@@ -45,7 +48,15 @@ impl Vila {
         dir: &Path,
         backend: Arc<dyn Backend>,
         dtype: DType,
-        trains: impl Fn(&vila_autograd::ParamSpec) -> bool,
+        trains: impl Fn(&ParamSpec) -> bool,
+    ) -> Result<Self> {
+        Self::open(dir, backend, |_, backend, specs| Ok(ParamStore::unset(backend, specs, dtype, trains)?))
+    }
+
+    fn open(
+        dir: &Path,
+        backend: Arc<dyn Backend>,
+        store: impl FnOnce(&Checkpoint, &dyn Backend, Vec<ParamSpec>) -> Result<ParamStore>,
     ) -> Result<Self> {
         let (config, layout) = VilaConfig::read(dir)?;
         let text = if layout == Layout::Vila { dir.join("llm") } else { dir.to_path_buf() };
@@ -73,7 +84,7 @@ impl Vila {
         let (checkpoint, specs) = (Checkpoint::open(dir, layout)?, VilaModel::specs(&config));
         // Before anything is allocated: a configuration may claim any size.
         checkpoint.check(&specs)?;
-        let store = ParamStore::unset(&*backend, specs, dtype, trains)?;
+        let store = store(&checkpoint, &*backend, specs)?;
         let mut extras = checkpoint.load(&*backend, &store)?;
         if config.llm.tied {
             // The head is the embedding; a stored copy would not follow it.

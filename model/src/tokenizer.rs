@@ -127,6 +127,11 @@ impl Tokenizer {
         }
     }
 
+    /// Whether the entry stands for a byte of a character that the vocabulary lacks.
+    pub(crate) fn is_byte(&self, id: u32) -> bool {
+        self.id_to_token(id).is_some_and(|token| token.len() == 6 && token.starts_with("<0x") && token.ends_with('>'))
+    }
+
     /// Number of entries, added tokens included.
     pub fn vocab_size(&self) -> usize {
         match &self.inner {

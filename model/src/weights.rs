@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use vila_autograd::{ParamPart, ParamSpec, ParamStore};
-use vila_engine::Backend;
+use vila_engine::{Backend, DType, MappedBytes, Tensor};
 
 use crate::config::{Layout, VilaConfig};
 use crate::llava::{self, Tower};
@@ -59,7 +60,7 @@ struct Entry {
 /// A mapped file.
 struct WeightFile {
     path: PathBuf,
-    map: Mmap,
+    map: Arc<Mmap>,
 }
 
 /// The tensors of a checkpoint directory, by canonical name; files are mapped, not read.
@@ -126,7 +127,7 @@ impl Checkpoint {
         // stay as they were opened.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
         let tensors = parse(&path, &map)?;
-        self.files.push(WeightFile { path, map });
+        self.files.push(WeightFile { path, map: Arc::new(map) });
         let mut names = BTreeSet::new();
         for tensor in tensors {
             names.insert(tensor.name.clone());
@@ -180,6 +181,27 @@ impl Checkpoint {
         Err(Error::Weights { path: self.dir.clone(), problems: problems.join("\n") })
     }
 
+    /// Frozen parameters of which the device reads the matrices in the files, where it can; the rest is to be
+    /// [loaded](Checkpoint::load).
+    pub fn mapped_store(&self, backend: &dyn Backend, specs: Vec<ParamSpec>) -> Result<ParamStore> {
+        let mapped = |spec: &ParamSpec| spec.parts.iter().map(|part| self.map(backend, part)).collect();
+        Ok(ParamStore::mapped(backend, specs, mapped)?)
+    }
+
+    /// A matrix where it lies.
+    fn map(&self, backend: &dyn Backend, part: &ParamPart) -> Option<Tensor> {
+        let Entry { file, tensor } = self.entries.get(&part.name).filter(|entry| entry.tensor.shape == part.shape)?;
+        let dtype = match tensor.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => return None,
+        };
+        let (&rows, row_shape) = part.shape.split_first().filter(|(_, row_shape)| !row_shape.is_empty())?;
+        let owner: Arc<Mmap> = Arc::clone(&self.files.get(*file)?.map);
+        backend.map(MappedBytes::new(owner, tensor.bytes.clone())?, dtype, rows, row_shape.iter().product())
+    }
+
     /// Reads every parameter of a store that [`Checkpoint::check`] accepts; returns the tensors that the model does not use, by canonical name.
     ///
     /// # Errors
@@ -187,6 +209,10 @@ impl Checkpoint {
     pub fn load(&self, backend: &dyn Backend, store: &ParamStore) -> Result<BTreeMap<String, RawTensor>> {
         let mut used = BTreeSet::new();
         for id in store.ids() {
+            used.extend(store.spec(id).parts.iter().map(|part| part.name.as_str()));
+            if store.is_mapped(id) {
+                continue;
+            }
             let mut values = Vec::with_capacity(store.spec(id).len());
             for part in &store.spec(id).parts {
                 let raw = self.raw(&part.name).filter(|raw| raw.shape == part.shape);
@@ -195,7 +221,6 @@ impl Checkpoint {
                     problems: format!("  unusable: {}", part.name),
                 })?;
                 values.extend(part_values);
-                used.insert(part.name.as_str());
             }
             store.set(backend, id, &values)?;
         }

@@ -200,7 +200,7 @@ fn random_store(
     let table: Vec<f32> = (0..1 << 20).map(|_| (0.02 * random.normal()) as f32).collect();
     let table = backend.upload_f32(1, table.len(), &table)?;
     for id in store.ids() {
-        let weight = store.weight(id).reshape(1, store.weight(id).len())?;
+        let weight = store.weight(id)?.reshape(1, store.weight(id)?.len())?;
         if store.spec(id).init == Init::Ones {
             backend.fill(&Fill { y: &weight, value: 1.0 })?;
             continue;
@@ -240,7 +240,7 @@ pub fn bench_decode(
     let options = GenerateOptions::default();
     let run = |tokens: usize| -> Result<(f64, f64)> {
         let start = Instant::now();
-        let mut generator = Generator::new(backend, &store, &model, &prompt, context + tokens)?;
+        let mut generator = Generator::new(backend, &store, &model, &prompt, &[context + tokens])?;
         backend.synchronize()?;
         let prefill = start.elapsed().as_secs_f64();
         for _ in 0..tokens {

@@ -127,7 +127,7 @@ fn evaluate(options: &QuickstartOptions, questions: &Path, backend: &Arc<dyn Bac
     let read = |task: &str| read_questions(&questions.join(format!("{task}.jsonl")));
     let answers = |vila: &Vila, task: &str| {
         options.run.check_stop()?;
-        answer(vila, template, &read(task)?)
+        answer(vila, &template, &read(task)?)
     };
     let text = accuracy(&answers(&load("text")?, "text_arithmetic")?);
     let pretrained = load("pretrain")?;
@@ -135,7 +135,7 @@ fn evaluate(options: &QuickstartOptions, questions: &Path, backend: &Arc<dyn Bac
     let vqa = answers(&vila, "digit_vqa")?;
     let sums = answers(&vila, "two_image_sum")?;
     let larger = answers(&vila, "larger")?;
-    let shuffled = answer(&vila, template, &shuffle_images(read("digit_vqa")?))?;
+    let shuffled = answer(&vila, &template, &shuffle_images(read("digit_vqa")?))?;
     let naming = |vila: &Vila, shots: &str| -> Result<Value> {
         let task = format!("naming_{shots}");
         Ok(json!({"free": accuracy(&answers(vila, &task)?), "choice": choice_accuracy(vila, &read(&task)?)?}))

@@ -68,6 +68,7 @@ fn ingest_options(name: &str, spec: &SourceSpec, out: &Path) -> Result<IngestOpt
     let explain = |problem: String| Error::Data(format!("source `{name}`: {problem}"));
     let format_options = FormatOptions {
         template: spec.template.as_deref(),
+        system: spec.system.as_deref(),
         layout: spec.layout.as_deref(),
         loss_scope: spec.loss_scope.as_deref(),
         max_images: spec.max_images,

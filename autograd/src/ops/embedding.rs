@@ -6,8 +6,8 @@ use crate::{ParamId, Tape, Var};
 impl<'a> Tape<'a> {
     /// Rows of a parameter table: `ids` (`[T]` u32; [`vila_engine::NO_ROW`] gives zeros) `-> [T, D]`. Keeps the ids.
     pub fn embedding(&mut self, table: ParamId, ids: &Tensor) -> Result<Var<'a>> {
-        let weight = self.store().weight(table);
-        let y = self.alloc_like(weight, ids.len(), weight.cols())?;
+        let weight = self.store().weight(table)?;
+        let y = self.backend().alloc(self.store().dtype(), ids.len(), weight.cols())?;
         self.backend().gather_rows(&GatherRows { table: weight, index: ids, y: &y })?;
         if !self.records(&[], &[table]) {
             return Ok(self.constant(y));

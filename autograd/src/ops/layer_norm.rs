@@ -6,7 +6,7 @@ use crate::{ParamId, Tape, Var};
 impl<'a> Tape<'a> {
     /// Layer norm of `x` (`[T, D]`). Keeps `x`, means and reciprocal deviations; its output is cheap to compute again.
     pub fn layer_norm(&mut self, x: &Var<'a>, weight: ParamId, bias: ParamId, eps: f64) -> Result<Var<'a>> {
-        let (w, b) = (self.store().weight(weight), self.store().weight(bias));
+        let (w, b) = (self.store().weight(weight)?, self.store().weight(bias)?);
         let (y, mean, rstd) = normalize(self.backend(), x.tensor(), w, b, eps)?;
         if !self.records(&[x], &[weight, bias]) {
             return Ok(self.constant(y));

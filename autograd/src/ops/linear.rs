@@ -1,5 +1,5 @@
-use vila_engine::Result;
 use vila_engine::ops::{BiasGrad, Gemm, Linear};
+use vila_engine::{Result, Tensor};
 
 use crate::{ParamId, Tape, Var};
 
@@ -7,10 +7,17 @@ impl<'a> Tape<'a> {
     /// `x weightᵀ + bias`: `[T, K] -> [T, N]`. Keeps `x`, if the weight trains.
     pub fn linear(&mut self, x: &Var<'a>, weight: ParamId, bias: Option<ParamId>) -> Result<Var<'a>> {
         let store = self.store();
-        let w = store.weight(weight);
-        let y = self.alloc_like(x.tensor(), x.tensor().rows(), w.rows())?;
-        let bias_weight = bias.map(|bias| store.weight(bias));
-        self.backend().linear(&Linear { x: x.tensor(), weight: w, bias: bias_weight, y: &y })?;
+        let parts = store.weight_parts(weight);
+        let y = self.alloc_like(x.tensor(), x.tensor().rows(), parts.iter().map(Tensor::rows).sum())?;
+        let bias_weight = bias.map(|bias| store.weight(bias)).transpose()?;
+        let mut start = 0;
+        for weight in parts {
+            let columns = start..start + weight.rows();
+            start = columns.end;
+            let bias = bias_weight.map(|bias| bias.slice_cols(columns.clone())).transpose()?;
+            let y = y.slice_cols(columns)?;
+            self.backend().linear(&Linear { x: x.tensor(), weight, bias: bias.as_ref(), y: &y })?;
+        }
         let params: Vec<ParamId> = [Some(weight), bias].into_iter().flatten().collect();
         if !self.records(&[x], &params) {
             return Ok(self.constant(y));
@@ -26,7 +33,7 @@ impl<'a> Tape<'a> {
             if let Some(dbias) = bias.and_then(|bias| gradients.param(bias)) {
                 gradients.backend.bias_grad(&BiasGrad { dy: &dy, dbias: &dbias })?;
             }
-            x.map_or(Ok(()), |x| gradients.add_product(x, &dy, w))
+            x.map_or(Ok(()), |x| gradients.add_product(x, &dy, store.weight(weight)?))
         }))
     }
 }

@@ -22,7 +22,7 @@ impl<'a> Tape<'a> {
         let dhidden = hidden.id().map(|_| self.alloc_like(hidden.tensor(), rows, cols)).transpose()?;
         let args = LinearCrossEntropy {
             hidden: hidden.tensor(),
-            weight: self.store().weight(weight),
+            weight: self.store().weight(weight)?,
             targets,
             scale,
             loss: &loss,

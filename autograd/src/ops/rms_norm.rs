@@ -28,7 +28,7 @@ impl<'a> Tape<'a> {
         weight: ParamId,
         eps: f64,
     ) -> Result<(Var<'a>, Var<'a>)> {
-        let w = self.store().weight(weight);
+        let w = self.store().weight(weight)?;
         let (rows, cols) = x.tensor().shape();
         let sum = residual.map(|_| self.alloc_like(x.tensor(), rows, cols)).transpose()?;
         let y = self.alloc_like(x.tensor(), rows, cols)?;

@@ -8,14 +8,14 @@ impl<'a> Tape<'a> {
     /// Class token and learned positions: `[images * P, D] -> [images * L, D]`. Keeps nothing.
     pub fn vision_embed(&mut self, patches: &Var<'a>, class: Option<ParamId>, positions: ParamId) -> Result<Var<'a>> {
         let (store, x) = (self.store(), patches.tensor());
-        let rows_per_image = store.weight(positions).rows();
+        let rows_per_image = store.weight(positions)?.rows();
         let per_image = rows_per_image - usize::from(class.is_some()).min(rows_per_image);
         if per_image == 0 {
             return Err(argument("vision_embed", "the position table has no row for patches"));
         }
         let y = self.alloc_like(x, x.rows() / per_image * rows_per_image, x.cols())?;
-        let class_weight = class.map(|class| store.weight(class));
-        let table = store.weight(positions);
+        let class_weight = class.map(|class| store.weight(class)).transpose()?;
+        let table = store.weight(positions)?;
         self.backend().vision_embed(&VisionEmbed { patches: x, class: class_weight, positions: table, y: &y })?;
         let params: Vec<ParamId> = [class, Some(positions)].into_iter().flatten().collect();
         if !self.records(&[patches], &params) {

@@ -4,13 +4,14 @@ use vila_engine::ops::{GatherRows, ScatterAddRows, ScatterRows};
 use super::plane::{THREADS, blocks, width};
 use super::{fault_number, suffixes};
 use crate::CudaBackend;
-use crate::backend::{extent, int, ld, suffix};
+use crate::backend::{extent, int, ld, suffix, typed};
 use crate::driver::Arg;
 
 const FILE: &str = "rows";
 
 pub fn gather(cuda: &CudaBackend, args: &GatherRows) -> Result<()> {
     let op = "gather_rows";
+    typed(op, args.y.dtype(), [("table", Some(args.table))])?;
     let (rows, cols) = args.y.shape();
     cuda.launch(
         FILE,

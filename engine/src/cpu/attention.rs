@@ -89,11 +89,15 @@ fn skip_rows(block: Strided<'_>, rows: usize) -> Strided<'_> {
 
 impl HeadForward<'_> {
     /// Output `[queries, head_dim]` and log-sum-exp, by online softmax over key blocks (arXiv 2205.14135, algorithm 1).
+    ///
+    /// Key blocks start at the document's first key and every sum has a fixed order, so a query's result has the same bits
+    /// whatever other queries are computed with it: decoding from a cache repeats the whole pass exactly.
     fn run(&self, cpu: &CpuBackend) -> (Vec<f32>, Vec<f32>) {
         let d = self.head_dim;
         let mut o = vec![0.0; self.queries * d];
         let mut lse = vec![f32::NEG_INFINITY; self.queries];
         let mut scores = vec![0.0; QUERY_BLOCK * KEY_BLOCK];
+        let mut keys = vec![0.0; d * KEY_BLOCK];
         for first in (0..self.queries).step_by(QUERY_BLOCK) {
             let rows = QUERY_BLOCK.min(self.queries - first);
             let o = &mut o[first * d..(first + rows) * d];
@@ -101,20 +105,21 @@ impl HeadForward<'_> {
             let limit = visible(self.causal, self.queries, self.keys, first + rows - 1);
             for key in (0..limit).step_by(KEY_BLOCK) {
                 let cols = KEY_BLOCK.min(limit - key);
-                let k = skip_rows(self.k, key).transposed();
-                product(false, (rows, cols, d), self.scale, skip_rows(self.q, first), k, 0.0, &mut scores, cols);
+                transpose(skip_rows(self.k, key), cols, d, self.scale, &mut keys);
                 cpu.arch.dispatch(|| {
+                    scores[..rows * KEY_BLOCK].fill(0.0);
+                    let (q, k) = (skip_rows(self.q, first), Strided::rows(&keys, KEY_BLOCK));
+                    add_product((rows, cols.next_multiple_of(TILE_COLS), d), q, k, &mut scores, KEY_BLOCK);
                     for i in 0..rows {
                         let seen = visible(self.causal, self.queries, self.keys, first + i).saturating_sub(key);
-                        let row = &mut scores[i * cols..(i + 1) * cols];
+                        let row = &mut scores[i * KEY_BLOCK..][..cols];
                         let correction = softmax_block(row, seen.min(cols), &mut max[i], &mut total[i]);
                         if correction != 1.0 {
                             o[i * d..(i + 1) * d].iter_mut().for_each(|o| *o *= correction);
                         }
                     }
+                    add_product((rows, d, cols), Strided::rows(&scores, KEY_BLOCK), skip_rows(self.v, key), o, d);
                 });
-                let scores = Strided::rows(&scores, cols);
-                product(false, (rows, d, cols), 1.0, scores, skip_rows(self.v, key), 1.0, o, d);
             }
             for i in 0..rows {
                 if total[i] > 0.0 {
@@ -124,6 +129,62 @@ impl HeadForward<'_> {
             }
         }
         (o, lse)
+    }
+}
+
+/// Rows and columns of a product that stay in registers together.
+const TILE_ROWS: usize = 4;
+const TILE_COLS: usize = 16;
+
+/// `cᵀ[column][row] = scale · block[row][column]`, with rows of `KEY_BLOCK`.
+fn transpose(block: Strided, rows: usize, columns: usize, scale: f32, transposed: &mut [f32]) {
+    for row in 0..rows {
+        let values = &block.data[row * block.row_stride..][..columns];
+        for (column, value) in values.iter().enumerate() {
+            transposed[column * KEY_BLOCK + row] = scale * value;
+        }
+    }
+}
+
+/// `c += a b` for `dims` `(m, n, k)` and matrices with unit column stride; each element adds its terms one by one, in order.
+#[inline(always)]
+fn add_product((m, n, k): (usize, usize, usize), a: Strided, b: Strided, c: &mut [f32], ldc: usize) {
+    for i in (0..m).step_by(TILE_ROWS) {
+        let (a, c) = (skip_rows(a, i), &mut c[i * ldc..]);
+        match m - i {
+            1 => row_tiles::<1>((n, k), a, b, c, ldc),
+            2 => row_tiles::<2>((n, k), a, b, c, ldc),
+            3 => row_tiles::<3>((n, k), a, b, c, ldc),
+            _ => row_tiles::<TILE_ROWS>((n, k), a, b, c, ldc),
+        }
+    }
+}
+
+#[inline(always)]
+fn row_tiles<const M: usize>((n, k): (usize, usize), a: Strided, b: Strided, c: &mut [f32], ldc: usize) {
+    let whole = n / TILE_COLS * TILE_COLS;
+    for j in (0..whole).step_by(TILE_COLS) {
+        tile::<M, TILE_COLS>(k, a, b, c, ldc, j);
+    }
+    for j in whole..n {
+        tile::<M, 1>(k, a, b, c, ldc, j);
+    }
+}
+
+#[inline(always)]
+fn tile<const M: usize, const N: usize>(k: usize, a: Strided, b: Strided, c: &mut [f32], ldc: usize, j: usize) {
+    let mut sums: [[f32; N]; M] = std::array::from_fn(|i| std::array::from_fn(|l| c[i * ldc + j + l]));
+    for p in 0..k {
+        let b: &[f32] = &b.data[p * b.row_stride + j..][..N];
+        for i in 0..M {
+            let a = a.data[i * a.row_stride + p];
+            for l in 0..N {
+                sums[i][l] = a.mul_add(b[l], sums[i][l]);
+            }
+        }
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        c[i * ldc + j..][..N].copy_from_slice(sums);
     }
 }
 
@@ -161,10 +222,8 @@ pub fn backward_fast(cpu: &CpuBackend, args: &AttentionBackward) -> Result<()> {
             let mut grad = GroupGrad::new(rows.len(), d, group);
             for member in 0..group {
                 let head = g * group + member;
-                let delta: Vec<f32> = rows
-                    .clone()
-                    .map(|row| math::dot(&o.row(row)[head * d..][..d], &d_o.row(row)[head * d..][..d]))
-                    .collect();
+                let dot = |row| math::dot(&o.row(row)[head * d..][..d], &d_o.row(row)[head * d..][..d]);
+                let delta: Vec<f32> = cpu.arch.dispatch(|| rows.clone().map(dot).collect());
                 let lse: Vec<f32> = rows.clone().map(|row| lse.row(row)[head]).collect();
                 let backward = HeadBackward {
                     q: block(head * d),

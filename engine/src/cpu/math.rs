@@ -78,15 +78,26 @@ fn fold(lanes: [f32; LANES]) -> f32 {
 
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let (a_lanes, b_lanes) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a_lanes.remainder().iter().zip(b_lanes.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a_lanes.zip(b_lanes) {
-        for i in 0..LANES {
-            lanes[i] += x[i] * y[i];
+    dots([a], b)[0]
+}
+
+/// Products of several vectors with one; each has the bits that [`dot`] gives it. Call it where the processor's fused
+/// multiply-add is enabled ([`pulp::Arch::dispatch`]): without, it is a slow function.
+#[inline(always)]
+pub fn dots<const R: usize>(rows: [&[f32]; R], b: &[f32]) -> [f32; R] {
+    let whole = b.len() / LANES * LANES;
+    let rows = rows.map(|row| row.split_at(whole));
+    let (b, b_rest) = b.split_at(whole);
+    let mut lanes = [[0.0; LANES]; R];
+    for (at, y) in b.chunks_exact(LANES).enumerate() {
+        for (lanes, (row, _)) in lanes.iter_mut().zip(&rows) {
+            let x = &row[at * LANES..(at + 1) * LANES];
+            for i in 0..LANES {
+                lanes[i] = x[i].mul_add(y[i], lanes[i]);
+            }
         }
     }
-    fold(lanes) + rest
+    std::array::from_fn(|r| fold(lanes[r]) + rows[r].1.iter().zip(b_rest).map(|(x, y)| x * y).sum::<f32>())
 }
 
 #[inline(always)]

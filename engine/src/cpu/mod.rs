@@ -12,6 +12,7 @@ mod gradient_gate;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
+mod mapped;
 mod math;
 mod matrix;
 mod rms_norm;
@@ -24,11 +25,11 @@ mod vision_embed;
 use std::sync::Arc;
 
 pub use dry::DryCpu;
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::ops::*;
 use crate::storage::HostPool;
-use crate::{Backend, DType, Error, Owner, Result, Storage, StorageStats, Tensor};
+use crate::{Backend, DType, Error, MappedBytes, Owner, Result, Storage, StorageStats, Tensor};
 
 /// Runs ops on the CPU.
 ///
@@ -93,6 +94,10 @@ impl Backend for CpuBackend {
         Ok(tensor)
     }
 
+    fn map(&self, bytes: MappedBytes, dtype: DType, rows: usize, cols: usize) -> Option<Tensor> {
+        Tensor::mapped(bytes, dtype, rows, cols)
+    }
+
     fn memory(&self) -> StorageStats {
         self.pool.stats()
     }
@@ -112,6 +117,7 @@ impl Backend for CpuBackend {
             DType::F64 => put::<f64>(bytes, to),
             DType::F32 => put::<f32>(bytes, to),
             DType::BF16 => put::<bf16>(bytes, to),
+            DType::F16 => put::<f16>(bytes, to),
             DType::U8 => put::<u8>(bytes, to),
             DType::U32 => put::<u32>(bytes, to),
             DType::I32 => put::<i32>(bytes, to),
@@ -126,6 +132,7 @@ impl Backend for CpuBackend {
             DType::F64 => get::<f64>(from),
             DType::F32 => get::<f32>(from),
             DType::BF16 => get::<bf16>(from),
+            DType::F16 => get::<f16>(from),
             DType::U8 => get::<u8>(from),
             DType::U32 => get::<u32>(from),
             DType::I32 => get::<i32>(from),
@@ -134,7 +141,6 @@ impl Backend for CpuBackend {
 
     dispatch! {
         gemm, Gemm, gemm, reference, fast, |a| [Some(a.a), Some(a.b), Some(a.c)];
-        linear, Linear, linear, reference, fast, |a| [Some(a.x), Some(a.weight), a.bias, Some(a.y)];
         bias_grad, BiasGrad, linear, bias_grad_reference, bias_grad_fast, |a| [Some(a.dy), Some(a.dbias)];
         rms_norm, RmsNorm, rms_norm, reference, fast,
             |a| [Some(a.x), a.residual, a.sum, Some(a.weight), Some(a.y), Some(a.rstd)];
@@ -155,7 +161,6 @@ impl Backend for CpuBackend {
         gelu, Gelu, gelu, reference, fast, |a| [Some(a.x), Some(a.y)];
         gelu_backward, GeluBackward, gelu, backward_reference, backward_fast,
             |a| [Some(a.dy), Some(a.x), Some(a.dx)];
-        gather_rows, GatherRows, rows, gather_reference, gather_fast, |a| [Some(a.table), Some(a.y)];
         scatter_rows, ScatterRows, rows, scatter_reference, scatter_fast, |a| [Some(a.x), Some(a.y)];
         scatter_add_rows, ScatterAddRows, rows, scatter_add_reference, scatter_add_fast,
             |a| [Some(a.x), Some(a.y)];
@@ -171,6 +176,28 @@ impl Backend for CpuBackend {
         sum_squares, SumSquares, elementwise, sum_squares_reference, sum_squares_fast, |a| [Some(a.x)];
         adamw, AdamW, adamw, reference, fast, |a| [Some(a.weights), Some(a.grad)];
         copy, Copy, elementwise, copy_reference, copy_fast, |a| [Some(a.x), Some(a.y)];
+    }
+
+    fn linear(&self, a: &Linear) -> Result<()> {
+        a.check()?;
+        let fast = self.takes([Some(a.x), a.bias, Some(a.y)]);
+        match (a.weight.dtype(), &**a.weight.storage()) {
+            (DType::F32, Storage::Mapped(_)) if fast => mapped::linear::<f32>(self, a),
+            (DType::BF16, Storage::Mapped(_)) if fast => mapped::linear::<bf16>(self, a),
+            (DType::F16, Storage::Mapped(_)) if fast => mapped::linear::<f16>(self, a),
+            (DType::F32, _) if fast => linear::fast(self, a),
+            _ => linear::reference(a),
+        }
+    }
+
+    fn gather_rows(&self, a: &GatherRows) -> Result<()> {
+        a.check()?;
+        match a.table.dtype() {
+            DType::F32 if self.takes([Some(a.y)]) => rows::gather_fast(self, a),
+            DType::BF16 if self.takes([Some(a.y)]) => mapped::gather_rows::<bf16>(a),
+            DType::F16 if self.takes([Some(a.y)]) => mapped::gather_rows::<f16>(a),
+            _ => rows::gather_reference(a),
+        }
     }
 
     fn gradient_gate(&self, a: &GradientGate) -> Result<()> {
@@ -202,6 +229,7 @@ fn poison(tensor: &Tensor) -> Result<()> {
         DType::F64 => ones::<f64>(tensor),
         DType::F32 => ones::<f32>(tensor),
         DType::BF16 => ones::<bf16>(tensor),
+        DType::F16 => ones::<f16>(tensor),
         DType::U8 => ones::<u8>(tensor),
         DType::U32 => ones::<u32>(tensor),
         DType::I32 => ones::<i32>(tensor),

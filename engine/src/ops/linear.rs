@@ -7,7 +7,7 @@ use crate::{Result, Tensor};
 pub struct Linear<'a> {
     /// `[T, K]`.
     pub x: &'a Tensor,
-    /// `[N, K]`.
+    /// `[N, K]`; in another type than `x` only where [`crate::Backend::map`] gives tensors.
     pub weight: &'a Tensor,
     /// `[N]`.
     pub bias: Option<&'a Tensor>,

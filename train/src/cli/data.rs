@@ -63,6 +63,9 @@ pub(super) struct IngestArguments {
     /// Conversation template (llava).
     #[arg(long)]
     template: Option<String>,
+    /// System prompt in place of the template's own; empty for none (llava).
+    #[arg(long)]
+    system: Option<String>,
     /// native | images-first | pairs (mmc4).
     #[arg(long)]
     layout: Option<String>,
@@ -111,6 +114,7 @@ pub(super) fn run(command: DataCommand) -> Result<Outcome, Failure> {
 fn run_ingest(arguments: IngestArguments) -> Result<(), Failure> {
     let options = FormatOptions {
         template: arguments.template.as_deref(),
+        system: arguments.system.as_deref(),
         layout: arguments.layout.as_deref(),
         loss_scope: arguments.loss_scope.as_deref(),
         max_images: arguments.max_images,

@@ -3,20 +3,22 @@
 //! 0 done; 1 failed; 2 wrong usage; 130 or 143 stopped by a signal after saving. Errors are one paragraph on stderr.
 
 mod bench;
+mod chat;
 mod data;
 mod doctor;
+mod generate;
 mod inspect;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod plan;
-mod prompt;
 mod report;
+mod score;
 mod train;
 #[cfg(feature = "cuda")]
 mod tune;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -46,10 +48,12 @@ enum Command {
     Report(report::ReportArguments),
     /// Says what a recipe needs before it runs: memory for each recompute policy, FLOPs, hours.
     Plan(plan::PlanArguments),
-    /// Continues a prompt with images.
-    Generate(prompt::GenerateArguments),
+    /// Continues prompts with images.
+    Generate(Box<generate::GenerateArguments>),
+    /// A conversation in the terminal, with images.
+    Chat(Box<chat::ChatArguments>),
     /// Log-likelihoods of continuations, one JSON line per input line.
-    Score(prompt::ScoreArguments),
+    Score(score::ScoreArguments),
     /// Says what a checkpoint directory holds.
     Inspect(inspect::InspectArguments),
     /// Measures.
@@ -113,8 +117,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Train(arguments) => train::train(arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
-        Command::Generate(arguments) => prompt::generate(arguments),
-        Command::Score(arguments) => prompt::score(arguments),
+        Command::Generate(arguments) => generate::generate(*arguments),
+        Command::Chat(arguments) => chat::chat(*arguments),
+        Command::Score(arguments) => score::score(arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Bench(command) => bench::run(command),
         #[cfg(feature = "cuda")]
@@ -155,6 +160,17 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{value}\n"))
+}
+
+/// Values of a file of JSON lines, with their line numbers; blank lines are passed over.
+fn read_json_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let parse = |(index, line)| {
+        let value = serde_json::from_str(line);
+        Ok((index + 1, value.map_err(|error| format!("{} line {}: {error}", path.display(), index + 1))?))
+    };
+    lines.map(parse).collect()
 }
 
 fn shown(paths: &[PathBuf]) -> String {

@@ -10,8 +10,8 @@
 pub mod cli;
 pub mod ingest;
 pub mod shard;
-pub mod template;
 pub mod tokens;
 mod vila_tokenizer;
 
+pub use vila_model::template;
 pub use vila_tokenizer::IngestTokenizer;

@@ -211,6 +211,9 @@ pub struct SourceSpec {
     pub images: Option<PathBuf>,
     /// Conversation template (llava).
     pub template: Option<String>,
+    /// System prompt in place of the template's own; empty for none (llava).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// `native`, `images-first` or `pairs` (mmc4).
     pub layout: Option<String>,
     /// `all_text` or `image_following_text_only` (mmc4).
@@ -521,7 +524,14 @@ impl Recipe {
         )?;
         for (name, source) in &self.sources {
             let raw = source.format.is_some() && !source.input.is_empty();
-            let options = [&source.format, &source.template, &source.layout, &source.loss_scope, &source.on_error];
+            let options = [
+                &source.format,
+                &source.template,
+                &source.system,
+                &source.layout,
+                &source.loss_scope,
+                &source.on_error,
+            ];
             let ready = source.shard.is_some()
                 && source.input.is_empty()
                 && options.iter().all(|option| option.is_none())

@@ -42,11 +42,13 @@ pub enum IngestError {
     },
     /// The tokenizer lacks what the template writes.
     #[error(
-        "template `{template}` ends answers with `</s>`, which the tokenizer does not know as its end token; choose another template or tokenizer"
+        "template `{template}` ends answers with `{end}`, which the tokenizer does not know as such a token; choose another template or tokenizer"
     )]
     TemplateEnd {
         /// Name of the template.
-        template: &'static str,
+        template: String,
+        /// What ends its answers.
+        end: &'static str,
     },
     /// Nothing was left to store.
     #[error("no usable document in {inputs} ({skipped} were passed over); check the format and the input")]

@@ -44,7 +44,7 @@ pub(super) fn document(record: Record, template: &Template) -> Result<Document, 
     if exchanges.is_empty() {
         return Err(Problem::NoTarget);
     }
-    if !template.ends_answers() && exchanges.len() != 1 {
+    if template.is_plain() && exchanges.len() != 1 {
         return Err(Problem::NotPlain { exchanges: exchanges.len() });
     }
     place_images(&mut exchanges, images.len());
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn made(json: &str, template: &str) -> Result<Document, Problem> {
-        document(serde_json::from_str(json)?, Template::named(template).unwrap())
+        document(serde_json::from_str(json)?, &Template::named(template).unwrap())
     }
 
     fn talk(image: &str, turns: &[(&str, &str)]) -> String {

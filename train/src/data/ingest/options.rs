@@ -38,7 +38,7 @@ pub struct TokenLimit {
 }
 
 /// A corpus format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
     /// Interleaved documents: JSON lines with `text_list` and `image_info`.
     Mmc4 {
@@ -54,7 +54,7 @@ pub enum Format {
     /// Conversations: a JSON array or JSON lines with `conversations` and `image`.
     Llava {
         /// How they are rendered.
-        template: &'static Template,
+        template: Template,
     },
     /// Text alone: JSON lines with `text` or `text_list`.
     Text,
@@ -97,6 +97,8 @@ pub enum OnError {
 pub struct FormatOptions<'a> {
     /// Conversation template (`llava` only, where it is required).
     pub template: Option<&'a str>,
+    /// System prompt in place of the template's own; empty for none (`llava` only).
+    pub system: Option<&'a str>,
     /// `native`, `images-first` or `pairs` (`mmc4` only).
     pub layout: Option<&'a str>,
     /// `all_text` or `image_following_text_only` (`mmc4` only).
@@ -151,6 +153,7 @@ impl Format {
     pub fn parse(name: &str, options: &FormatOptions<'_>) -> Result<Self, OptionError> {
         let given = [
             ("template", options.template.is_some()),
+            ("system", options.system.is_some()),
             ("layout", options.layout.is_some()),
             ("loss_scope", options.loss_scope.is_some()),
             ("max_images", options.max_images.is_some()),
@@ -161,7 +164,9 @@ impl Format {
             "text" => (Self::Text, &[]),
             "llava" => {
                 let template = options.template.ok_or(OptionError::NoTemplate)?;
-                (Self::Llava { template: Template::named(template)? }, &["template"])
+                let template = Template::named(template)?;
+                let template = options.system.map_or(template.clone(), |system| template.with_system(system));
+                (Self::Llava { template }, &["template", "system"])
             }
             _ => {
                 return Err(OptionError::Unknown {
@@ -209,13 +214,18 @@ impl IngestOptions {
     /// Everything that decides the content of the shard, except the inputs' content and the tokenizer.
     pub fn to_json(&self) -> Value {
         let mut options = json!({ "format": self.format.name(), "on_error": self.on_error.to_string() });
-        match self.format {
+        match &self.format {
             Format::Mmc4 { layout, loss_scope, max_images } => {
                 options["layout"] = json!(layout.to_string());
                 options["loss_scope"] = json!(loss_scope.to_string());
                 options["max_images"] = json!(max_images);
             }
-            Format::Llava { template } => options["template"] = json!(template.name()),
+            Format::Llava { template } => {
+                options["template"] = json!(template.name());
+                if let Some(system) = template.own_system() {
+                    options["system"] = json!(system);
+                }
+            }
             Format::Pairs | Format::Text => {}
         }
         if let Some(limit) = self.max_tokens {

@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::super::shard::{Counts, Manifest, Sample, ShardMeta, ShardWriter, SourceFile};
-use super::super::template::Template;
 use super::super::tokens::{Tokenize, hex};
 use super::document::Document;
 use super::encode::{Encoded, encode_document};
@@ -68,7 +67,7 @@ pub fn cache_key(options: &IngestOptions, tokenizer: &dyn Tokenize) -> Result<St
 /// all, or a shard that cannot be written. On error no shard appears.
 pub fn ingest(options: &IngestOptions, tokenizer: &dyn Tokenize) -> Result<IngestReport, IngestError> {
     options.check()?;
-    check_template_end(options.format, tokenizer)?;
+    check_template_end(&options.format, tokenizer)?;
     let sources = options.inputs.iter().map(|input| describe(input)).collect::<Result<Vec<SourceFile>, _>>()?;
     let meta = ShardMeta {
         tokenizer: tokenizer.fingerprint(),
@@ -90,21 +89,22 @@ pub fn ingest(options: &IngestOptions, tokenizer: &dyn Tokenize) -> Result<Inges
     run.finish()
 }
 
-/// A template that ends answers with `</s>` needs a tokenizer that agrees.
-fn check_template_end(format: Format, tokenizer: &dyn Tokenize) -> Result<(), IngestError> {
+/// A template that ends answers with a special token needs a tokenizer that agrees.
+fn check_template_end(format: &Format, tokenizer: &dyn Tokenize) -> Result<(), IngestError> {
     let Format::Llava { template } = format else { return Ok(()) };
-    let end = tokenizer.encode_with_offsets("</s>").unwrap_or_default();
-    let known = matches!(end.last(), Some((token, _)) if *token == tokenizer.eos());
-    if template.ends_answers() && !known {
-        return Err(IngestError::TemplateEnd { template: Template::name(template) });
+    let Some(end) = template.end_token() else { return Ok(()) };
+    let tokens = tokenizer.encode_with_offsets(end).unwrap_or_default();
+    let whole = |(token, span): &(u32, std::ops::Range<usize>)| *token == tokenizer.eos() || *span == (0..end.len());
+    match tokens.last().is_some_and(whole) {
+        true => Ok(()),
+        false => Err(IngestError::TemplateEnd { template: template.name(), end }),
     }
-    Ok(())
 }
 
 /// Folder of an input's images.
 fn image_root(options: &IngestOptions, input: &Path) -> PathBuf {
     let beside = input.parent().unwrap_or(Path::new("")).to_owned();
-    match (&options.image_root, options.format) {
+    match (&options.image_root, &options.format) {
         (Some(root), _) => root.clone(),
         (None, Format::Mmc4 { .. }) => beside.join("images"),
         (None, _) => beside,
@@ -213,7 +213,7 @@ fn prepare(
     tokenizer: &dyn Tokenize,
     root: &Path,
 ) -> Result<Vec<Ready>, Problem> {
-    let documents = parse(record, options.format)?;
+    let documents = parse(record, &options.format)?;
     let ready = documents.into_iter().map(|document| {
         let encoded = encode_document(tokenizer, &document, options.max_tokens)?;
         let mut names = document.images;
@@ -224,13 +224,13 @@ fn prepare(
     ready.collect()
 }
 
-fn parse(record: &RawRecord, format: Format) -> Result<Vec<Document>, Problem> {
-    match format {
+fn parse(record: &RawRecord, format: &Format) -> Result<Vec<Document>, Problem> {
+    match *format {
         Format::Mmc4 { layout, loss_scope, max_images } => {
             mmc4::documents(json(record)?, mmc4::Rules { layout, loss_scope, max_images })
         }
         Format::Pairs => Ok(vec![pairs::document(json(record)?)?]),
-        Format::Llava { template } => Ok(vec![llava::document(json(record)?, template)?]),
+        Format::Llava { ref template } => Ok(vec![llava::document(json(record)?, template)?]),
         Format::Text => Ok(vec![text::document(json(record)?)?]),
     }
 }

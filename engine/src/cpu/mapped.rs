@@ -1,0 +1,179 @@
+//! Matrices that stay in the file where they lie: widened a panel at a time where they are used, never whole.
+//!
+//! Results do not depend on the file's type: the same numbers give the same bits.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::cpu::matrix::load_indices;
+use crate::cpu::{CpuBackend, math};
+use crate::ops::{GatherRows, Linear};
+use crate::{Element, NO_ROW, Result};
+
+/// Rows of a weight that are widened together: small enough to stay in a core's cache while all of `x` passes.
+const PANEL: usize = 16;
+
+/// Rows of `x` that share the reading of a weight's row.
+const GROUP: usize = 4;
+
+/// A type of stored weights.
+pub trait Stored: Element {
+    /// The same values in f32, exactly.
+    fn widen(row: &[Self], wide: &mut [f32]);
+}
+
+impl Stored for bf16 {
+    fn widen(row: &[Self], wide: &mut [f32]) {
+        for (wide, x) in wide.iter_mut().zip(row) {
+            *wide = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+    }
+}
+
+impl Stored for f16 {
+    fn widen(row: &[Self], wide: &mut [f32]) {
+        row.convert_to_f32_slice(wide);
+    }
+}
+
+impl Stored for f32 {
+    fn widen(row: &[Self], wide: &mut [f32]) {
+        wide.copy_from_slice(row);
+    }
+}
+
+/// Each element is one dot product in a fixed order, so rows do not depend on each other.
+pub fn linear<T: Stored>(cpu: &CpuBackend, args: &Linear) -> Result<()> {
+    let (x, weight) = (args.x.read::<f32>()?, args.weight.read::<T>()?);
+    let (rows, outputs, depth) = (args.x.rows(), args.weight.rows(), args.x.cols());
+    let bias = args.bias.map(|bias| bias.read::<f32>()).transpose()?;
+    let bias = |output: usize| bias.as_ref().map_or(0.0, |bias| bias.slice()[output]);
+    let panels: Vec<Vec<f32>> = (0..outputs.div_ceil(PANEL))
+        .into_par_iter()
+        .map_init(
+            || vec![0.0; PANEL * depth],
+            |wide, panel| {
+                let outputs = panel * PANEL..outputs.min((panel + 1) * PANEL);
+                let mut y = vec![0.0; rows * outputs.len()];
+                cpu.arch.dispatch(|| {
+                    let wide = wide.chunks_mut(depth.max(1)).take(outputs.len());
+                    let mut widened: Vec<&[f32]> = Vec::with_capacity(PANEL);
+                    for (wide, output) in wide.zip(outputs.clone()) {
+                        T::widen(weight.row(output), wide);
+                        widened.push(wide);
+                    }
+                    let mut write = |row: usize, j: usize, dot: f32| {
+                        y[row * outputs.len() + j] = dot + bias(outputs.start + j);
+                    };
+                    let groups = rows / GROUP * GROUP;
+                    for first in (0..groups).step_by(GROUP) {
+                        let group: [&[f32]; GROUP] = std::array::from_fn(|r| x.row(first + r));
+                        for (j, wide) in widened.iter().enumerate() {
+                            let dots = math::dots(group, wide);
+                            (0..GROUP).for_each(|r| write(first + r, j, dots[r]));
+                        }
+                    }
+                    for row in groups..rows {
+                        widened.iter().enumerate().for_each(|(j, wide)| write(row, j, math::dot(x.row(row), wide)));
+                    }
+                });
+                y
+            },
+        )
+        .collect();
+    let mut y = args.y.write::<f32>()?;
+    for (panel, values) in panels.iter().enumerate() {
+        let (start, width) = (panel * PANEL, PANEL.min(outputs - panel * PANEL));
+        for (row, values) in values.chunks(width).enumerate() {
+            y.row_mut(row)[start..start + width].copy_from_slice(values);
+        }
+    }
+    Ok(())
+}
+
+pub fn gather_rows<T: Stored>(args: &GatherRows) -> Result<()> {
+    let index = load_indices("gather_rows", args.index, args.table.rows(), true)?;
+    let table = args.table.read::<T>()?;
+    let mut y = args.y.write::<f32>()?;
+    for (y, &row) in y.rows_mut().zip(&index) {
+        if row == NO_ROW { y.fill(0.0) } else { T::widen(table.row(row as usize), y) }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::philox::Stream;
+    use crate::{Backend, DType, MappedBytes, Tensor};
+
+    fn mapped(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Tensor {
+        let bytes: Vec<u8> = match dtype {
+            DType::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+            DType::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        };
+        let range = 0..bytes.len();
+        // A vector of bytes lies where it likes; one of f32 is aligned.
+        let mut aligned = vec![0f32; bytes.len().div_ceil(4)];
+        bytemuck::cast_slice_mut::<f32, u8>(&mut aligned)[..bytes.len()].copy_from_slice(&bytes);
+        struct Owner(Vec<f32>);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                bytemuck::cast_slice(&self.0)
+            }
+        }
+        let bytes = MappedBytes::new(Arc::new(Owner(aligned)), range).unwrap();
+        CpuBackend::fast().map(bytes, dtype, rows, cols).unwrap()
+    }
+
+    #[test]
+    fn products_and_rows_of_every_type_agree_with_the_reference_row_by_row() {
+        let (cpu, reference) = (CpuBackend::fast(), CpuBackend::reference());
+        let mut random = Stream::new(1, 0);
+        let mut normals = |n: usize| (0..n).map(|_| random.normal() as f32).collect::<Vec<f32>>();
+        for (rows, outputs, depth) in [(1, 1, 1), (3, 17, 33), (4, 16, 64), (9, 70, 5), (6, 40, 1000)] {
+            for (dtype, biased) in [(DType::F32, true), (DType::BF16, false), (DType::F16, true)] {
+                let weight = mapped(dtype, outputs, depth, &normals(outputs * depth));
+                let x = cpu.upload_f32(rows, depth, &normals(rows * depth)).unwrap();
+                let bias = biased.then(|| cpu.upload_f32(1, outputs, &normals(outputs)).unwrap());
+                let run = |backend: &CpuBackend, x: &Tensor| {
+                    let y = backend.alloc(DType::F32, x.rows(), outputs).unwrap();
+                    backend.linear(&Linear { x, weight: &weight, bias: bias.as_ref(), y: &y }).unwrap();
+                    y.to_f32().unwrap()
+                };
+                let (got, want) = (run(&cpu, &x), run(&reference, &x));
+                let scale = (depth as f32).sqrt();
+                assert!(got.iter().zip(&want).all(|(got, want)| (got - want).abs() <= 2e-6 * scale.max(want.abs())));
+                for row in 0..rows {
+                    assert_eq!(run(&cpu, &x.slice_rows(row..row + 1).unwrap()), got[row * outputs..][..outputs]);
+                }
+                let index = cpu.upload_u32(&[outputs as u32 - 1, NO_ROW, 0]).unwrap();
+                let gather = |backend: &CpuBackend| {
+                    let y = backend.alloc(DType::F32, 3, depth).unwrap();
+                    backend.gather_rows(&GatherRows { table: &weight, index: &index, y: &y }).unwrap();
+                    y.to_f32().unwrap()
+                };
+                assert_eq!(gather(&cpu), gather(&reference));
+                assert!(matches!(weight.write::<f32>(), Err(crate::Error::ReadOnly)));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_such_matrix_are_not_mapped() {
+        let owner: Arc<Vec<u8>> = Arc::new(vec![0; 64]);
+        let map = |range: std::ops::Range<usize>, dtype, rows, cols| {
+            MappedBytes::new(Arc::clone(&owner) as Arc<_>, range)
+                .and_then(|bytes| Tensor::mapped(bytes, dtype, rows, cols))
+        };
+        assert!(map(0..64, DType::U8, 8, 8).is_some());
+        assert!(map(0..63, DType::U8, 8, 8).is_none());
+        assert!(map(32..96, DType::U8, 8, 8).is_none());
+        assert!(map(0..64, DType::U8, usize::MAX, 8).is_none());
+        assert!(map(0..16, DType::F32, 2, 2).is_some() != map(1..17, DType::F32, 2, 2).is_some());
+    }
+}

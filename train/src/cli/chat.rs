@@ -1,0 +1,107 @@
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use vila_model::template::{Exchange, Template};
+use vila_model::tokenizer::{IMAGE_MARK, place_images};
+use vila_model::{Prompt, Vila};
+
+use super::generate::{Sampling, stream, template};
+use super::{Failure, Outcome, device, print};
+
+#[derive(Args)]
+pub(super) struct ChatArguments {
+    /// A checkpoint directory.
+    #[arg(long)]
+    model: PathBuf,
+    /// Conversation template.
+    #[arg(long, default_value = "vicuna_v1")]
+    template: String,
+    /// System prompt in place of the template's own; empty for none.
+    #[arg(long)]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: Sampling,
+    /// cpu
+    #[arg(long)]
+    device: Option<String>,
+}
+
+const HELP: &str = "\
+/image FILE   show an image with the next question; several stay in order; <image> in the question says where
+/reset        forget the conversation
+/history      the conversation so far, as the model sees it
+/help         this list
+/quit         end (or end of input)
+";
+
+/// What is said so far.
+struct Conversation {
+    template: Template,
+    history: Vec<Exchange>,
+    /// Images of the history, then those of the next question.
+    images: Vec<PathBuf>,
+    shown: usize,
+}
+
+impl Conversation {
+    fn ask(&self, question: &str) -> Result<(String, Prompt), vila_model::Error> {
+        let question = place_images(question, self.images.len() - self.shown)?;
+        let text = self.template.prompt(&self.history, &question);
+        Ok((question, Prompt { text, images: self.images.clone() }))
+    }
+
+    fn answered(&mut self, question: String, answer: &str) {
+        self.history.push(Exchange { question, answer: answer.trim().to_string() });
+        self.shown = self.images.len();
+    }
+
+    fn reset(&mut self) {
+        self.history.clear();
+        self.images.clear();
+        self.shown = 0;
+    }
+}
+
+pub(super) fn chat(arguments: ChatArguments) -> Result<Outcome, Failure> {
+    let template = template(&arguments.template, arguments.system.as_ref())?;
+    let options = arguments.sampling.options(Some(&template))?;
+    let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
+    let mut conversation = Conversation { template, history: Vec::new(), images: Vec::new(), shown: 0 };
+    let input = std::io::stdin();
+    let cue = input.is_terminal();
+    if cue {
+        print(HELP)?;
+    }
+    let mut lines = input.lock().lines();
+    loop {
+        if cue {
+            print("> ")?;
+            std::io::stdout().flush()?;
+        }
+        let Some(line) = lines.next() else { break };
+        let line = line?;
+        let (command, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        match command {
+            "" => {}
+            "/quit" | "/exit" => break,
+            "/help" => print(HELP)?,
+            "/reset" => conversation.reset(),
+            "/history" => print(&format!("{}\n", conversation.template.render(&conversation.history).text))?,
+            "/image" => match vila.processor.load(Path::new(rest.trim())) {
+                Ok(_) => conversation.images.push(PathBuf::from(rest.trim())),
+                Err(error) => eprintln!("{error}"),
+            },
+            _ if command.starts_with('/') => eprintln!("{command} is no command; /help lists them"),
+            // A turn that fails leaves the conversation as it was.
+            _ => match conversation.ask(line.trim()).map_err(Failure::from) {
+                Ok((question, prompt)) => match stream(&vila, &prompt, &options) {
+                    Ok(answer) => conversation.answered(question, &answer),
+                    Err(error) => eprintln!("error: {error}"),
+                },
+                Err(error) => eprintln!("error: {error}; {IMAGE_MARK} stands for an image given with /image"),
+            },
+        }
+    }
+    Ok(Outcome::Done)
+}

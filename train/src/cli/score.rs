@@ -1,0 +1,60 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
+use vila_model::Vila;
+
+use super::{Failure, Outcome, device, print_json, read_json_lines};
+
+#[derive(Args)]
+pub(super) struct ScoreArguments {
+    /// A checkpoint directory.
+    #[arg(long)]
+    model: PathBuf,
+    /// JSON lines of {"prompt", "continuation", "images"}.
+    #[arg(long)]
+    input: PathBuf,
+    /// Where results go; stdout if left out.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// cpu
+    #[arg(long)]
+    device: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScoreLine {
+    prompt: String,
+    continuation: String,
+    #[serde(default)]
+    images: Vec<PathBuf>,
+}
+
+pub(super) fn score(arguments: ScoreArguments) -> Result<Outcome, Failure> {
+    let lines = read_json_lines::<ScoreLine>(&arguments.input)?;
+    let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
+    let mut results = String::new();
+    for (number, line) in lines {
+        let score = vila_model::score(&vila, &line.prompt, &line.continuation, &line.images)
+            .map_err(|error| format!("{} line {number}: {error}", arguments.input.display()))?;
+        let value = json!({
+            "logprob": score.logprob,
+            "greedy": score.greedy,
+            "tokens": score.tokens,
+            "token_logprobs": score.token_logprobs,
+        });
+        match &arguments.output {
+            None => print_json(&value)?,
+            Some(_) => results += &format!("{value}\n"),
+        }
+    }
+    if let Some(path) = arguments.output {
+        // Whole or not at all: an earlier file survives a line that fails.
+        let partial = path.with_extension("partial");
+        let written = std::fs::write(&partial, results).and_then(|()| std::fs::rename(&partial, &path));
+        written.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(Outcome::Done)
+}
