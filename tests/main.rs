@@ -20,4 +20,5 @@ mod packing;
 mod plan;
 mod ranks;
 mod report;
+mod templates;
 mod training;

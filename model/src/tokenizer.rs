@@ -75,6 +75,11 @@ impl Tokenizer {
         }
         let inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| Error::format(path, format!("not a tokenizer.json: {error}")))?;
+        if let Some(hole) = first_hole(&inner) {
+            let problem =
+                format!("no entry of its vocabulary has the id {hole}, though later ids exist; fetch it again");
+            return Err(Error::format(path, problem));
+        }
         Ok(Self::new(Inner::Json(Box::new(inner)), bytes, path))
     }
 
@@ -217,6 +222,16 @@ impl Tokenizer {
             Inner::SentencePiece(inner) => Ok(inner.decode(ids, skip_special)),
         }
     }
+}
+
+/// The first id below the largest of the model's vocabulary that nothing has, not even an added token.
+fn first_hole(tokenizer: &tokenizers::Tokenizer) -> Option<u32> {
+    let largest = tokenizer.get_vocab(false).into_values().max()?;
+    let mut ids: Vec<u32> = tokenizer.get_vocab(true).into_values().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let (hole, _) = (0u32..).zip(ids).find(|(expected, id)| expected != id)?;
+    (hole < largest).then_some(hole)
 }
 
 fn is_model(path: &Path) -> bool {

@@ -272,7 +272,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<FileTensor>> {
 }
 
 fn parse_safetensors(bytes: &[u8]) -> std::result::Result<Vec<FileTensor>, String> {
-    check_numbers(bytes)?;
+    check_header(bytes)?;
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     let tensors = file.iter().map(|(name, view)| {
         let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
@@ -286,8 +286,8 @@ fn parse_safetensors(bytes: &[u8]) -> std::result::Result<Vec<FileTensor>, Strin
     Ok(tensors.collect())
 }
 
-/// Refuses numbers near 2^64 in the header, because the library adds offsets up without looking.
-fn check_numbers(bytes: &[u8]) -> std::result::Result<(), String> {
+/// Refuses what the library does not look at: numbers near 2^64, which it adds up, and names that come twice.
+fn check_header(bytes: &[u8]) -> std::result::Result<(), String> {
     let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
     let header = usize::try_from(length).ok().and_then(|length| bytes.get(8..)?.get(..length));
     let header = header.ok_or_else(|| format!("its header of {length} bytes does not fit the file"))?;
@@ -300,7 +300,34 @@ fn check_numbers(bytes: &[u8]) -> std::result::Result<(), String> {
         quoted ^= byte == b'"' && !escaped;
         escaped = byte == b'\\' && !escaped;
     }
-    Ok(())
+    serde_json::from_slice::<DistinctNames>(header).map(drop).map_err(|error| format!("its header: {error}"))
+}
+
+/// A JSON object without a name that comes twice.
+struct DistinctNames;
+
+impl<'de> serde::Deserialize<'de> for DistinctNames {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(DistinctNames)
+    }
+}
+
+impl<'de> serde::de::Visitor<'de> for DistinctNames {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> std::result::Result<Self, M::Error> {
+        let mut names = BTreeSet::new();
+        while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+            if let Some(name) = names.replace(name) {
+                return Err(serde::de::Error::custom(format!("{name} comes twice")));
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// Elements of a float tensor, if its type is one that is read.

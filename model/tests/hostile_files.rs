@@ -5,8 +5,9 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{NO_HOOKS, Tensor, Zip, folder, int, peak, pickle, safetensors, table, text};
+use common::{NO_HOOKS, Tensor, Zip, fixtures, folder, int, peak, pickle, safetensors, table, text};
 use vila_model::config::Layout;
+use vila_model::tokenizer::Tokenizer;
 use vila_model::torch_file::FileTensor;
 use vila_model::weights::{Checkpoint, parse};
 
@@ -289,6 +290,18 @@ fn safetensors_that_lie_are_refused() {
     for length in [u64::MAX, 1 << 40, 17, 0] {
         refused("w.safetensors", &[&length.to_le_bytes()[..], b"{}"].concat(), "not a whole safetensors file");
     }
+    let twice = |first: &str, second: &str| {
+        let entry = |fields: &str| format!(r#""w":{{"dtype":{fields}}}"#);
+        safetensors(&format!("{{{},{}}}", entry(first), entry(second)), &[0; 16])
+    };
+    for (first, second) in [
+        (r#""F32","shape":[4],"data_offsets":[0,16]"#, r#""I32","shape":[4],"data_offsets":[0,16]"#),
+        (r#""F32","shape":[2],"data_offsets":[0,8]"#, r#""F32","shape":[2],"data_offsets":[8,16]"#),
+    ] {
+        refused("w.safetensors", &twice(first, second), "w comes twice");
+    }
+    let overlapping = r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"b":{"dtype":"F32","shape":[3],"data_offsets":[4,16]}}"#;
+    refused("w.safetensors", &safetensors(overlapping, &[0; 16]), "not a whole safetensors file");
     refused("w.safetensors", &safetensors(&"[".repeat(1 << 20), &[]), "not a whole safetensors file");
     refused("w.safetensors", b"", "not a whole safetensors file");
 }
@@ -355,4 +368,22 @@ fn a_tensor_twice_in_a_table_is_refused() {
     std::fs::write(dir.join("pytorch_model.bin"), file).expect("file");
     let said = Checkpoint::open(&dir, Layout::LlavaHf).err().expect("refused").to_string();
     assert!(said.contains("model.a"), "{said}");
+}
+
+#[test]
+fn a_vocabulary_with_a_hole_is_refused() {
+    let path = fixtures().join("templates/tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).expect("file")).expect("json");
+    let read =
+        |json: &serde_json::Value| Tokenizer::from_bytes(json.to_string().into_bytes(), Path::new("tokenizer.json"));
+    assert!(read(&json).is_ok());
+    let merges = json["model"]["merges"].to_string();
+    let vocabulary = json["model"]["vocab"].as_object_mut().expect("vocabulary");
+    // A byte that no merge uses.
+    let name =
+        vocabulary.keys().find(|name| name.chars().count() == 1 && !merges.contains(*name)).expect("a byte").clone();
+    let id = vocabulary.remove(&name).expect("id");
+    vocabulary.insert("far away".into(), u32::MAX.into());
+    let said = read(&json).err().expect("refused").to_string();
+    assert!(said.contains("tokenizer.json") && said.contains(&format!("the id {id}")), "{said}");
 }

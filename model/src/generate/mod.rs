@@ -98,10 +98,11 @@ impl<'a> Parts<'a> {
         TokenBatch::new(*self, documents, pixels, options)
     }
 
-    /// Whether a token ends the text.
-    fn stops_at(&self, token: u32) -> bool {
+    /// Tokens that end the text: the model's own, and stop texts that are one token, which the text may not show.
+    fn ends(&self, options: &GenerateOptions) -> Vec<u32> {
         let eos = &self.model.config().llm.eos;
-        eos.contains(&token) || (eos.is_empty() && self.tokenizer.eos() == Some(token))
+        let own = if eos.is_empty() { self.tokenizer.eos().into_iter().collect() } else { eos.clone() };
+        own.into_iter().chain(options.stop.iter().filter_map(|stop| self.tokenizer.token_id(stop))).collect()
     }
 }
 
@@ -129,6 +130,7 @@ pub struct TokenBatch<'a> {
     options: GenerateOptions,
     generator: Option<Generator<'a>>,
     members: Vec<Member>,
+    ends: Vec<u32>,
     /// Prompts that go on.
     live: Vec<usize>,
     /// Tokens of the last step of those that went on.
@@ -171,7 +173,8 @@ impl<'a> TokenBatch<'a> {
         let Parts { backend, store, model, .. } = parts;
         let generator = any.then(|| Generator::new(backend, store, model, &packed, &capacities)).transpose()?;
         let live = if any { (0..members.len()).collect() } else { Vec::new() };
-        Ok(TokenBatch { parts, options: options.clone(), generator, members, live, last: Vec::new() })
+        let ends = parts.ends(options);
+        Ok(TokenBatch { parts, options: options.clone(), generator, members, ends, live, last: Vec::new() })
     }
 
     /// Runs what is left; the answers in the order of the prompts.
@@ -209,7 +212,7 @@ impl<'a> TokenBatch<'a> {
             .live
             .iter()
             .zip(chosen)
-            .map(|(&prompt, id)| self.members[prompt].take(prompt, id, self.parts))
+            .map(|(&prompt, id)| self.members[prompt].take(prompt, id, self.ends.contains(&id), self.parts.tokenizer))
             .collect::<Result<_>>()?;
         let keep: Vec<bool> = tokens.iter().map(|token| token.finish.is_none()).collect();
         self.live = tokens.iter().filter(|token| token.finish.is_none()).map(|token| token.prompt).collect();
@@ -220,9 +223,8 @@ impl<'a> TokenBatch<'a> {
 }
 
 impl Member {
-    fn take(&mut self, prompt: usize, id: u32, parts: Parts) -> Result<Token> {
-        let stopped =
-            self.answer.push(id, parts.tokenizer.is_byte(id), |ids| parts.tokenizer.decode(ids))? || parts.stops_at(id);
+    fn take(&mut self, prompt: usize, id: u32, ends: bool, tokenizer: &Tokenizer) -> Result<Token> {
+        let stopped = self.answer.push(id, tokenizer.is_byte(id), |ids| tokenizer.decode(ids))? || ends;
         let full = self.answer.ids().len() >= self.limit;
         if stopped {
             self.finish = FinishReason::Stop;

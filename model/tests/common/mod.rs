@@ -1,6 +1,8 @@
 //! What the tests of weight files share: archives and pickles made by hand, folders, memory that is counted.
 #![allow(dead_code)]
 
+pub mod fuzz;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};

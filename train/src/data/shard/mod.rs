@@ -12,6 +12,8 @@ mod region;
 mod writer;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 use bytemuck::{Pod, Zeroable};

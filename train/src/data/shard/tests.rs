@@ -8,10 +8,10 @@ use crate::data::tokens::{IMAGE_PLACEHOLDER, hex};
 use sha2::{Digest, Sha256};
 
 /// A directory that disappears with the test.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("vila-shard-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
@@ -33,7 +33,7 @@ fn meta() -> ShardMeta {
 const DOCUMENTS: u64 = 3;
 
 /// Three documents: text, two images, the same image again.
-fn write(dir: &Path) {
+pub(super) fn write(dir: &Path) {
     let mut writer = ShardWriter::create(dir, meta()).unwrap();
     let one = writer.add_image(ImageBlob { bytes: b"one", name: "one.png", width: 2, height: 3 }).unwrap();
     let two = writer.add_image(ImageBlob { bytes: b"two!", name: "two.png", width: 4, height: 5 }).unwrap();
@@ -51,7 +51,7 @@ fn write(dir: &Path) {
 }
 
 /// Rewrites checksums and manifest after a file was changed, as a careful liar would.
-fn reseal(dir: &Path, change: impl FnOnce(&mut Manifest)) {
+pub(super) fn reseal(dir: &Path, change: impl FnOnce(&mut Manifest)) {
     let mut manifest = Manifest::read(dir).unwrap();
     let mut checksums = Vec::new();
     for name in CHECKED {
