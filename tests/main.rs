@@ -18,6 +18,7 @@ mod offline;
 mod op_table;
 mod packing;
 mod plan;
+mod prompting;
 mod ranks;
 mod report;
 mod templates;
