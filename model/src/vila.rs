@@ -110,9 +110,36 @@ impl VilaModel {
 
     /// Hidden states after the final norm: `[T, D]`.
     pub fn hidden<'a>(&'a self, tape: &mut Tape<'a>, batch: &PackedBatch) -> Result<Var<'a>> {
+        self.run_blocks(tape, batch, |_| Ok(()))
+    }
+
+    /// The residual stream before the first block and after each one, before the final norm: `layers + 1` times `[T * D]`,
+    /// as f32 on the host. Entry 0 is what the decoder reads: token embeddings, and image features in their places.
+    pub fn layer_states<'a>(&'a self, tape: &mut Tape<'a>, batch: &PackedBatch) -> Result<Vec<Vec<f32>>> {
+        let (backend, mut states) = (tape.backend(), Vec::with_capacity(self.llm.layers() + 1));
+        self.run_blocks(tape, batch, |stream| {
+            let mut state = backend.to_f32(stream.sum.tensor())?;
+            if let Some(pending) = &stream.pending {
+                let pending = backend.to_f32(pending.tensor())?;
+                state.iter_mut().zip(pending).for_each(|(sum, branch)| *sum += branch);
+            }
+            states.push(state);
+            Ok(())
+        })?;
+        Ok(states)
+    }
+
+    /// Runs the decoder, shows the stream before the first block and after each, and returns what the head reads.
+    fn run_blocks<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        batch: &PackedBatch,
+        mut show: impl FnMut(&Stream<'a>) -> Result<()>,
+    ) -> Result<Var<'a>> {
         let positions = tape.backend().upload_u32(&batch.positions)?;
         let cu_seqlens = tape.backend().upload_u32(&batch.cu_seqlens)?;
         let mut stream = Stream { sum: self.embed(tape, batch)?, pending: None };
+        show(&stream)?;
         for layer in 0..self.llm.layers() {
             let (positions, cu_seqlens) = (positions.clone(), cu_seqlens.clone());
             let run = move |tape: &mut Tape<'a>, x: &[Var<'a>]| {
@@ -128,6 +155,7 @@ impl VilaModel {
                 (Some(sum), pending) => Stream { sum, pending },
                 (None, _) => return Err(Error::Input("a block without output".into())),
             };
+            show(&stream)?;
         }
         Ok(self.llm.finish(tape, stream)?)
     }

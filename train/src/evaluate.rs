@@ -26,6 +26,9 @@ pub struct Question {
     pub images: Vec<PathBuf>,
     /// The right answer.
     pub answer: String,
+    /// Whether it asks about a pair of digits that training never added.
+    #[serde(default)]
+    pub held_out_pair: bool,
     /// Answers to choose from.
     #[serde(default)]
     pub choices: Vec<String>,

@@ -1,5 +1,6 @@
 //! Training a VILA model: data, recipes, the loop, checkpoints, evaluation and the `vila` command line.
 
+pub mod ablate;
 pub mod bench;
 pub mod checkpoint;
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod optimizer;
 pub mod order;
 pub mod packing;
 pub mod plan;
+pub mod probe;
 pub mod profile;
 pub mod progress;
 pub mod quickstart;
@@ -26,6 +28,7 @@ pub mod run;
 pub mod sources;
 pub mod tensorboard;
 pub mod toy;
+mod whole_file;
 
 pub use device::{Device, DeviceError, open_device};
 pub use error::{Error, Result};

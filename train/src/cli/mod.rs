@@ -2,6 +2,7 @@
 //!
 //! 0 done; 1 failed; 2 wrong usage; 130 or 143 stopped by a signal after saving. Errors are one paragraph on stderr.
 
+mod ablate;
 mod bench;
 mod chat;
 mod data;
@@ -11,6 +12,7 @@ mod inspect;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod plan;
+mod probe;
 mod report;
 mod score;
 mod train;
@@ -54,6 +56,10 @@ enum Command {
     Chat(Box<chat::ChatArguments>),
     /// Log-likelihoods of continuations, one JSON line per input line.
     Score(score::ScoreArguments),
+    /// Asks the paper's questions: trains a grid of recipes that differ in one thing, and judges its findings.
+    Ablate(ablate::AblateArguments),
+    /// How similar visual and textual states are, layer by layer.
+    Probe(probe::ProbeArguments),
     /// Says what a checkpoint directory holds.
     Inspect(inspect::InspectArguments),
     /// Measures.
@@ -120,6 +126,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Generate(arguments) => generate::generate(*arguments),
         Command::Chat(arguments) => chat::chat(*arguments),
         Command::Score(arguments) => score::score(arguments),
+        Command::Ablate(arguments) => ablate::run(arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Bench(command) => bench::run(command),
         #[cfg(feature = "cuda")]

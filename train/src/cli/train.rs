@@ -74,7 +74,7 @@ pub(super) struct QuickstartArguments {
 }
 
 /// A flag that SIGINT and SIGTERM set to their number; a second one ends the program at once.
-fn stop_flag() -> Result<Arc<AtomicUsize>, Failure> {
+pub(super) fn stop_flag() -> Result<Arc<AtomicUsize>, Failure> {
     let flag = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM] {
         let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -107,7 +107,13 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
         }
         return Ok(Outcome::Done);
     }
-    let options = RunOptions { restart: arguments.restart, stop: stop_flag()?, deadline, profile: arguments.profile };
+    let options = RunOptions {
+        restart: arguments.restart,
+        stop: stop_flag()?,
+        deadline,
+        profile: arguments.profile,
+        quiet: false,
+    };
     let report = match launch {
         Some(launch) => train_launched(&recipe, &arguments, &launch, &options)?,
         None => {

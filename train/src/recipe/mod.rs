@@ -197,7 +197,7 @@ pub struct ImageSpec {
 }
 
 /// A shard directory, or raw data and how to ingest it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSpec {
     /// A shard directory; excludes the other fields but `hold_out`.

@@ -6,7 +6,7 @@ use crate::data::cli::escape;
 
 /// How values become heights.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Scale {
+pub(crate) enum Scale {
     Linear,
     FromZero,
     Percent,
@@ -15,7 +15,7 @@ pub(super) enum Scale {
 
 /// How a curve looks.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     Faint,
     Line,
     Dots,
@@ -23,7 +23,7 @@ pub(super) enum Look {
     Stack,
 }
 
-pub(super) struct Series {
+pub(crate) struct Series {
     pub name: String,
     pub points: Vec<Point>,
     pub look: Look,
@@ -32,12 +32,14 @@ pub(super) struct Series {
 }
 
 /// Where a stage begins, and its name.
-pub(super) struct Begin {
+pub(crate) struct Begin {
     pub step: f64,
     pub name: String,
 }
 
-pub(super) struct Chart {
+pub(crate) struct Chart {
+    /// What the horizontal axis counts.
+    pub over: &'static str,
     pub unit: String,
     pub scale: Scale,
     pub series: Vec<Series>,
@@ -56,7 +58,7 @@ const LETTER: f64 = 5.8;
 /// More dots than this would hide their curve.
 const MOST_DOTS: usize = 100;
 /// Colours of the style sheet; further curves repeat them dashed.
-pub(super) const COLORS: usize = 8;
+pub(crate) const COLORS: usize = 8;
 
 /// A range of values and where each lies in it.
 struct Axis {
@@ -143,13 +145,14 @@ impl Chart {
         let y = Axis::values(self.scale, values);
         let mut svg = format!(
             "<svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}, {}\" \
-             data-plot=\"{LEFT} {TOP} {PLOT_WIDTH} {PLOT_HEIGHT}\" data-x=\"{}\" data-y=\"{}\"{}>\n",
+             data-plot=\"{LEFT} {TOP} {PLOT_WIDTH} {PLOT_HEIGHT}\" data-over=\"{}\" data-x=\"{}\" data-y=\"{}\"{}>\n",
             escape(&self.unit),
+            self.over,
             x.data(),
             y.data(),
             if y.log { " data-log" } else { "" }
         );
-        svg += &axes(&x, &y, &self.unit);
+        svg += &axes(&x, &y, self.over, &self.unit);
         svg += &boundaries(&x, begins);
         self.series.iter().for_each(|series| svg += &curve(&x, &y, series));
         for mark in &self.marks {
@@ -160,7 +163,33 @@ impl Chart {
     }
 }
 
-fn axes(x: &Axis, y: &Axis, unit: &str) -> String {
+impl Chart {
+    /// [`Chart::svg`] as a file of its own.
+    pub fn standalone(&self, title: &str, range: (f64, f64)) -> String {
+        let svg = self.svg(title, range, &[]);
+        let style = include_str!("style.css");
+        let head = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" ", 2.0 * WIDTH);
+        svg.replacen("<svg ", &head, 1).replacen(">\n", &format!(">\n<style>{style}</style>\n{}", self.legend()), 1)
+    }
+
+    /// Names of the curves inside the plot, for a file without a page around it.
+    fn legend(&self) -> String {
+        let named = self.series.iter().filter(|series| series.look != Look::Faint).enumerate();
+        let line = |(index, series): (usize, &Series)| {
+            let y = TOP + 4.0 + 13.0 * index as f64;
+            let (x, name) = (LEFT + PLOT_WIDTH - 130.0, escape(&series.name));
+            format!(
+                "<g class=\"{}\"><path class=\"curve\" d=\"M{x} {y}h14\"/></g><text x=\"{}\" y=\"{}\">{name}</text>\n",
+                color(series),
+                x + 18.0,
+                y + 3.5
+            )
+        };
+        named.map(line).collect()
+    }
+}
+
+fn axes(x: &Axis, y: &Axis, over: &str, unit: &str) -> String {
     let (bottom, right) = (TOP + PLOT_HEIGHT, LEFT + PLOT_WIDTH);
     let mut svg = String::from("<g class=\"axes\">\n");
     for tick in &y.ticks {
@@ -175,7 +204,7 @@ fn axes(x: &Axis, y: &Axis, unit: &str) -> String {
     }
     let (unit, end) = (escape(unit), bottom + 28.0);
     svg + &format!(
-        "<text x=\"2\" y=\"11\">{unit}</text><text class=\"y\" x=\"{right}\" y=\"{end}\">step</text>\n</g>\n"
+        "<text x=\"2\" y=\"11\">{unit}</text><text class=\"y\" x=\"{right}\" y=\"{end}\">{over}</text>\n</g>\n"
     )
 }
 
@@ -229,7 +258,7 @@ fn curve(x: &Axis, y: &Axis, series: &Series) -> String {
 }
 
 /// The classes that say a series' colour.
-pub(super) fn color(series: &Series) -> String {
+pub(crate) fn color(series: &Series) -> String {
     let dash = if series.color >= COLORS { " dashed" } else { "" };
     format!("c{}{dash}", series.color % COLORS)
 }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A number with at most this many significant digits: `0.0312`, `2e-5`, `12.5k`.
-pub(super) fn compact(value: f64, digits: usize) -> String {
+pub(crate) fn compact(value: f64, digits: usize) -> String {
     let size = value.abs();
     if size > 0.0 && size < 1e-2 {
         let text = format!("{value:.*e}", digits.saturating_sub(1));
@@ -38,7 +38,7 @@ pub(super) fn count(value: u64) -> String {
 }
 
 /// `340 ms`, `12.3 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         _ if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),

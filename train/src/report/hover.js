@@ -38,7 +38,7 @@ for (const svg of document.querySelectorAll("svg.chart")) {
       const below = line.stack && lines[index + 1]?.stack ? value(nearest[index + 1][1]) : 0;
       return [`${line.name}  ${scientific((log ? Math.exp(value(point[1])) : value(point[1])) - below)}`];
     });
-    tip.textContent = [`step ${Math.round(first + ((x - left) / width) * (last - first))}`, ...rows].join("\n");
+    tip.textContent = [`${svg.dataset.over} ${Math.round(first + ((x - left) / width) * (last - first))}`, ...rows].join("\n");
     guide.setAttribute("d", `M${x} ${top}v${height}`);
     svg.append(guide);
     svg.after(tip);

@@ -3,13 +3,13 @@
 //! `read` takes the files as they are, `series` makes curves of them that stay light however long the run was,
 //! `chart` draws curves, `panels` says which charts there are, `page` puts everything together.
 
-mod chart;
+pub(crate) mod chart;
 mod events;
-mod format;
-mod page;
+pub(crate) mod format;
+pub(crate) mod page;
 mod panels;
 mod read;
-mod series;
+pub(crate) mod series;
 
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use vila_model::image::ImageFormat;
 
-use super::chart::{Begin, Look, color};
+use super::chart::{Begin, Chart, Look, color};
 use super::events::events;
 use super::format::{compact, count, date, date_of, duration};
 use super::panels::Panel;
@@ -30,30 +30,34 @@ const RECENT: usize = 10;
 pub(super) fn page(run: &Run, charts: &[Panel], left_out: &[Panel]) -> String {
     let dir = run.dir.canonicalize().unwrap_or_else(|_| run.dir.clone());
     let title = escape(&dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy());
+    let mut body = format!("<h1>{title}</h1>\n<p class=\"facts\">{}</p>\n", facts(run));
+    body += &tiles(run);
+    body += "<section class=\"charts\">\n";
+    charts.iter().for_each(|panel| body += &figure(run, panel));
+    body += "</section>\n";
+    for panel in left_out {
+        body += &format!("<p class=\"absent\"><b>{}</b> is left out: {}.</p>\n", panel.title, escape(panel.absent));
+    }
+    body += &stage_table(run);
+    body += &event_table(run);
+    body += &checkpoint_table(run);
+    body += &samples(run);
+    document(&format!("{title} · VILA run"), &body)
+}
+
+/// A page that needs nothing else; title and body are HTML.
+pub(crate) fn document(title: &str, body: &str) -> String {
     // Even text that slipped through could load nothing and run nothing.
     let policy = format!(
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'",
         base64(&Sha256::digest(HOVER))
     );
-    let mut page = format!(
+    format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title} · VILA run</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n<p class=\"facts\">{}</p>\n",
-        facts(run)
-    );
-    page += &tiles(run);
-    page += "<section class=\"charts\">\n";
-    charts.iter().for_each(|panel| page += &figure(run, panel));
-    page += "</section>\n";
-    for panel in left_out {
-        page += &format!("<p class=\"absent\"><b>{}</b> is left out: {}.</p>\n", panel.title, escape(panel.absent));
-    }
-    page += &stage_table(run);
-    page += &event_table(run);
-    page += &checkpoint_table(run);
-    page += &samples(run);
-    page + &format!("</main>\n<script>{HOVER}</script>\n</body>\n</html>\n")
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n<script>{HOVER}</script>\n</body>\n</html>\n"
+    )
 }
 
 fn facts(run: &Run) -> String {
@@ -102,10 +106,16 @@ fn figure(run: &Run, panel: &Panel) -> String {
     let step = |row: Option<&Row>| row.map_or(0.0, |row| row.step.global_step as f64);
     let begin = |stage: &Stage| Begin { step: step(run.rows.get(stage.rows.start)), name: stage.name.clone() };
     let begins: Vec<Begin> = run.stages.iter().map(begin).collect();
-    let svg = panel.chart.svg(panel.title, (step(run.rows.first()), step(run.rows.last())), &begins);
+    let range = (step(run.rows.first()), step(run.rows.last()));
+    drawn(panel.title, &panel.note, &panel.chart, range, &begins)
+}
+
+/// A chart with its title, its keys with the latest values, and a note.
+pub(crate) fn drawn(title: &str, note: &str, chart: &Chart, range: (f64, f64), begins: &[Begin]) -> String {
+    let svg = chart.svg(title, range, begins);
     let mut keys = String::new();
     // Stacks are drawn from the top down and listed from the bottom up.
-    let (stacks, lines): (Vec<_>, Vec<_>) = panel.chart.series.iter().partition(|series| series.look == Look::Stack);
+    let (stacks, lines): (Vec<_>, Vec<_>) = chart.series.iter().partition(|series| series.look == Look::Stack);
     let mut below = 0.0;
     for series in stacks.into_iter().rev().chain(lines) {
         let latest = series.points.last().map(|point| point.y).unwrap_or_default();
@@ -114,18 +124,17 @@ fn figure(run: &Run, panel: &Panel) -> String {
         let (name, look) = (escape(&series.name), if series.look == Look::Faint { " faint" } else { "" });
         keys += &format!("<span><i class=\"{}{look}\"></i>{name} <b>{}</b></span>\n", color(series), compact(shown, 4));
     }
-    if !panel.chart.marks.is_empty() {
+    if !chart.marks.is_empty() {
         keys += "<span><i class=\"mark\"></i>update skipped</span>\n";
     }
-    let note = escape(&panel.note);
+    let note = escape(note);
     format!(
-        "<figure>\n<figcaption>{}</figcaption>\n<div class=\"keys\">{keys}</div>\n{svg}<p class=\"note\">{note}</p>\n</figure>\n",
-        panel.title
+        "<figure>\n<figcaption>{title}</figcaption>\n<div class=\"keys\">{keys}</div>\n{svg}<p class=\"note\">{note}</p>\n</figure>\n"
     )
 }
 
 /// A table with a heading; cells are HTML, and those of the columns from `numbers` on are numbers.
-fn table(title: &str, head: &[&str], numbers: usize, rows: &[Vec<String>]) -> String {
+pub(crate) fn table(title: &str, head: &[&str], numbers: usize, rows: &[Vec<String>]) -> String {
     let cell = |kind: &str, (index, text): (usize, String)| {
         let class = if index >= numbers { " class=\"number\"" } else { "" };
         format!("<{kind}{class}>{text}</{kind}>")

@@ -45,7 +45,7 @@ fn panel(
     series: Vec<Series>,
 ) -> Panel {
     let unit = format!("{unit}{}", if scale == Scale::Log { ", log scale" } else { "" });
-    let chart = Chart { unit, scale, series, marks: Vec::new() };
+    let chart = Chart { over: "step", unit, scale, series, marks: Vec::new() };
     Panel { title, note: note.into(), absent, chart }
 }
 

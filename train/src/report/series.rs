@@ -9,7 +9,7 @@ pub(super) const MOST: usize = 1000;
 const LARGEST: f64 = 1e30;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Point {
+pub(crate) struct Point {
     pub x: f64,
     pub y: f64,
     /// Curves are not joined from part to part: a stage's losses are not those of the stage before.

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub(super) struct Log {
     pub(super) metrics: MetricsFile,
     events: EventFile,
-    progress: Progress,
+    progress: Option<Progress>,
 }
 
 impl Log {
@@ -23,7 +23,8 @@ impl Log {
         Ok(Log {
             metrics: MetricsFile::open(&runner.recipe.out, state.global_step)?,
             events: EventFile::open(&runner.recipe.out)?,
-            progress: Progress::new(&runner.stage.name, state.step, runner.stage.steps),
+            progress: (!runner.options.quiet)
+                .then(|| Progress::new(&runner.stage.name, state.step, runner.stage.steps)),
         })
     }
 
@@ -38,15 +39,17 @@ impl Log {
             let path = runner.recipe.out.join(CLAIM);
             std::fs::write(&path, format!("{}\n", runner.recipe.hash())).map_err(Error::io(&path))?;
         }
-        if line.step == 1 {
+        if let (1, Some(progress)) = (line.step, &self.progress) {
             let mib =
                 |(owner, bytes): (&String, &u64)| format!("{owner} {:.1} MiB", *bytes as f64 / f64::from(1 << 20));
             let held: Vec<String> = wall.memory.iter().map(mib).collect();
-            self.progress.say(&format!("{} memory: {}", line.stage, held.join(", ")));
+            progress.say(&format!("{} memory: {}", line.stage, held.join(", ")));
         }
         self.metrics.write(line, wall)?;
         self.events.log_step(line, wall)?;
-        self.progress.show(state.step, state.progress.last_loss, wall.tokens_per_second);
+        if let Some(progress) = &mut self.progress {
+            progress.show(state.step, state.progress.last_loss, wall.tokens_per_second);
+        }
         Ok(())
     }
 }

@@ -33,6 +33,8 @@ pub struct RunOptions {
     pub deadline: Option<Instant>,
     /// Steps of each stage whose ops are measured, after a first one; see [`crate::profile`].
     pub profile: u64,
+    /// Show no progress: the caller tells of it.
+    pub quiet: bool,
 }
 
 impl RunOptions {

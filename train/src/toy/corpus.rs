@@ -124,6 +124,21 @@ pub fn write_corpus(digits: &Digits, options: &CorpusOptions, dir: impl AsRef<Pa
     })
 }
 
+/// Writes `documents` text conversations into `dir/sft_worded.json`: the questions of `sft_visual.json`, and others that only
+/// text asks, with number words in place of images. Their words are all in the corpora of [`write_corpus`].
+///
+/// # Errors
+/// The disk refuses.
+pub fn write_worded_text(
+    digits: &Digits,
+    options: &CorpusOptions,
+    documents: u64,
+    dir: impl AsRef<Path>,
+) -> Result<PathBuf, ToyError> {
+    let writer = Writer::new(digits, options.seed, options.views, corpus_id(digits, options));
+    Files { dir: dir.as_ref() }.array("sft_worded.json", documents, |index| writer.sft_worded(index))
+}
+
 /// Names the corpus in its records: other digits, seed or options give other records.
 fn corpus_id(digits: &Digits, options: &CorpusOptions) -> String {
     let mut hash = Sha256::new();

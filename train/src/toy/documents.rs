@@ -279,6 +279,24 @@ impl Writer {
         self.conversation("sft-text", index, Vec::new(), question, answer.to_owned())
     }
 
+    /// A question of the visual kind, with number words where images would stand; every digit may meet every other.
+    pub(super) fn sft_worded(&self, index: u64) -> LlavaRecord {
+        let rng = &mut Rng::new(self.seed, "sft worded", index);
+        let (a, b) = unequal(rng);
+        let (digits, question, answer) = match rng.weighted(&[20.0, 35.0, 15.0, 15.0, 15.0]) {
+            0 => (vec![a], DIGIT_QUESTION, NUMBERS[a]),
+            1 => {
+                let (a, b) = (rng.below(10), rng.below(10));
+                (vec![a, b], SUM_QUESTION, NUMBERS[a + b])
+            }
+            2 => (vec![a, b], LARGER_QUESTION, NUMBERS[a.max(b)]),
+            3 => (vec![a, b], SMALLER_QUESTION, NUMBERS[a.min(b)]),
+            _ => (vec![a], AFTER_QUESTION, NUMBERS[a + 1]),
+        };
+        let words: String = digits.into_iter().map(|digit| format!("{} ", NUMBERS[digit])).collect();
+        self.conversation("sft-worded", index, Vec::new(), words + question, answer.to_owned())
+    }
+
     fn conversation(
         &self,
         kind: &str,
@@ -300,6 +318,7 @@ impl Writer {
 pub(super) const DIGIT_QUESTION: &str = "what digit is this ?";
 pub(super) const SUM_QUESTION: &str = "what is the sum ?";
 pub(super) const LARGER_QUESTION: &str = "which is larger ?";
+pub(super) const SMALLER_QUESTION: &str = "which is smaller ?";
 pub(super) const AFTER_QUESTION: &str = "what comes after ?";
 
 /// `what is three plus four ?`

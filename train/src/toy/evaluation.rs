@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::digits::{Digits, HELD_OUT};
 use super::documents::{
-    AFTER_QUESTION, DIGIT_QUESTION, LARGER_QUESTION, SUM_QUESTION, Writer, count_item, fresh_bindings, sum_question,
-    with_marks,
+    AFTER_QUESTION, DIGIT_QUESTION, LARGER_QUESTION, SMALLER_QUESTION, SUM_QUESTION, Writer, count_item,
+    fresh_bindings, sum_question, with_marks,
 };
 use super::rng::Rng;
 use super::sentences::Sum;
@@ -51,11 +51,13 @@ pub(super) fn tasks(digits: &Digits, writer: &Writer, seed: u64) -> Vec<Task> {
     vec![
         ("digit_vqa", asker.each_tile(DIGIT_QUESTION, |digit| NUMBERS[digit])),
         ("two_image_sum", asker.sums(writer)),
-        ("larger", asker.larger()),
+        ("larger", asker.compared("eval larger", LARGER_QUESTION, usize::max)),
+        ("smaller", asker.compared("eval smaller", SMALLER_QUESTION, usize::min)),
         ("count", asker.count()),
         ("after", asker.each_tile(AFTER_QUESTION, |digit| NUMBERS[digit + 1])),
         ("naming_0", naming_0),
         ("naming_4", naming_4),
+        ("text_naming", text_naming(seed)),
         ("text_arithmetic", Sum::all().map(|sum| completion(format!("{} is", sum.words()), sum.result())).collect()),
         ("text_arithmetic_chat", Sum::all().map(|sum| chat(sum_question(sum), Vec::new(), sum.result())).collect()),
         ("facts", writer.world.facts.iter().map(|fact| completion(fact.statement.clone(), fact.answer)).collect()),
@@ -72,6 +74,19 @@ fn completion(prompt: String, answer: &str) -> Item {
 
 fn chat(question: String, images: Vec<String>, answer: &str) -> Item {
     Item { question: Some(question), template: true, images, answer: answer.to_owned(), ..Item::default() }
+}
+
+/// The naming game with number words in place of images: `seven wug , two dax , ... seven`.
+fn text_naming(seed: u64) -> Vec<Item> {
+    let item = |index| {
+        let rng = &mut Rng::new(seed, "eval text naming", index);
+        let bindings = fresh_bindings(NAMES, rng);
+        let shown: String = bindings.iter().map(|(digit, name)| format!("{} {name} , ", NUMBERS[*digit])).collect();
+        let &(digit, answer) = rng.pick(&bindings);
+        let choices = bindings.iter().map(|(_, name)| (*name).to_owned()).collect();
+        Item { choices, ..completion(format!("{shown}{}", NUMBERS[digit]), answer) }
+    };
+    (0..DRAWN).map(item).collect()
 }
 
 struct Asker<'a> {
@@ -99,13 +114,13 @@ impl Asker<'_> {
     }
 
     /// Every held-out tile with a random one of another digit.
-    fn larger(&self) -> Vec<Item> {
+    fn compared(&self, stream: &str, question: &str, answer: fn(usize, usize) -> usize) -> Vec<Item> {
         let item = |first: usize| {
-            let rng = &mut Rng::new(self.seed, "eval larger", first as u64);
+            let rng = &mut Rng::new(self.seed, stream, first as u64);
             let a = self.digits.label(first);
             let b = (a + rng.from_to(1, 9)) % 10;
             let images = vec![path(first), self.draw(b, rng)];
-            chat(with_marks(2, LARGER_QUESTION), images, NUMBERS[a.max(b)])
+            chat(with_marks(2, question), images, NUMBERS[answer(a, b)])
         };
         HELD_OUT.map(item).collect()
     }

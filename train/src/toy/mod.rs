@@ -18,7 +18,7 @@ mod sentences;
 mod tokenizer;
 mod words;
 
-pub use corpus::{CorpusOptions, CorpusReport, write_corpus};
+pub use corpus::{CorpusOptions, CorpusReport, write_corpus, write_worded_text};
 pub use digits::{Digits, HELD_OUT, TRAIN, Tile};
 pub use error::ToyError;
 pub use rng::Rng;

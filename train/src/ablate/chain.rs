@@ -1,0 +1,75 @@
+//! A cell's stages, each named by a hash of everything that decides its checkpoint: cells that begin alike share them.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::AblateOptions;
+use super::grid::{BASE, Cell, scaled};
+use super::world::World;
+use crate::Result;
+use crate::data::tokens::hex;
+use crate::recipe::{CheckpointSpec, ImageSpec, ModelSpec, Recipe, SourceSpec};
+
+/// The stages of a cell under a seed.
+pub(super) struct Chain {
+    /// The cell's recipe; its paths are relative to the seed's folder.
+    pub(super) recipe: Recipe,
+    /// By stage.
+    pub(super) keys: Vec<String>,
+}
+
+impl Chain {
+    pub(super) fn new(cell: &Cell, world: &World, options: &AblateOptions) -> Result<Self> {
+        let own = cell.sets.iter().map(|set| set.to_string());
+        let seed = [format!("seed={}", world.seed)];
+        let sets: Vec<String> =
+            seed.into_iter().chain(scaled(options.size)).chain(own).chain(options.sets.clone()).collect();
+        let mut recipe = Recipe::parse(BASE, Path::new("recipes/ablate-toy.toml"), Path::new(""), &sets)?;
+        recipe.stage.retain(|stage| !cell.without.contains(&stage.name.as_str()));
+        if options.quick {
+            recipe.stage.iter_mut().for_each(|stage| stage.steps = stage.steps.div_ceil(2));
+        }
+        let keys = (1..=recipe.stage.len()).map(|stages| key(&recipe, stages, world)).collect();
+        Ok(Chain { recipe, keys })
+    }
+
+    /// Folder of a stage, relative to that of the seed.
+    pub(super) fn folder(&self, stage: usize) -> PathBuf {
+        Path::new("stages").join(format!("{}-{}", self.recipe.stage[stage].name, &self.keys[stage][..12]))
+    }
+
+    /// The recipe of one stage alone, to stand in its folder: it goes on from the stage before, on shards.
+    pub(super) fn stage_recipe(&self, stage: usize, world: &World) -> Result<String> {
+        let mut recipe = self.recipe.clone();
+        recipe.out = PathBuf::from(".");
+        recipe.stage = vec![self.recipe.stage[stage].clone()];
+        recipe.sources.clear();
+        for name in recipe.stage[0].data.keys() {
+            let spec = &self.recipe.sources[name];
+            let shard = Some(world.from_stage(&world.shard(name, spec)?));
+            recipe.sources.insert(name.clone(), SourceSpec { shard, hold_out: spec.hold_out, ..SourceSpec::default() });
+        }
+        let below = |path: PathBuf| Path::new("../..").join(path);
+        recipe.model = match stage {
+            0 => ModelSpec { tokenizer: recipe.model.tokenizer.map(below), ..recipe.model },
+            _ => {
+                let before = self.folder(stage - 1).join("checkpoints").join(&self.recipe.stage[stage - 1].name);
+                let image = ImageSpec::default();
+                let (tokenizer, llm, vision, projector) = (None, None, None, None);
+                ModelSpec { from: Some(below(before)), tokenizer, llm, vision, projector, image, ..recipe.model }
+            }
+        };
+        Ok(toml::to_string(&recipe).unwrap_or_default())
+    }
+}
+
+/// SHA-256 of the recipe's first stages with the sources they use, and of what the corpora were made of.
+fn key(recipe: &Recipe, stages: usize, world: &World) -> String {
+    let mut first = recipe.clone();
+    first.stage.truncate(stages);
+    first.sources.retain(|name, _| first.stage.iter().any(|stage| stage.data.contains_key(name)));
+    (first.out, first.checkpoint) = (PathBuf::new(), CheckpointSpec::default());
+    hex(&Sha256::digest(json!([first, world.identity]).to_string()))
+}
