@@ -1,5 +1,6 @@
 //! One binary for all tests that cross crates.
 
+mod ablate;
 mod attacks;
 mod child;
 mod cuda;
@@ -19,7 +20,9 @@ mod op_table;
 mod packing;
 mod plan;
 mod prompting;
+mod probe;
 mod ranks;
+mod recipes;
 mod report;
 mod templates;
 mod training;

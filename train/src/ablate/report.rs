@@ -260,9 +260,12 @@ fn verdicts(judged: &[(&Finding, Vec<Judged>)]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = judged.iter().map(row).collect();
-    let text = table("Findings", &["here", "finding", "paper", "to be known"], 4, &rows);
-    // Sentences need lines of their own.
-    text.replacen("class=\"wide\"", "class=\"wide prose\"", 1)
+    prose(&table("Findings", &["here", "finding", "paper", "to be known"], 4, &rows))
+}
+
+/// A table some of whose cells take several lines.
+fn prose(table: &str) -> String {
+    table.replacen("class=\"wide\"", "class=\"wide prose\"", 1)
 }
 
 fn claim_row(judged: &Judged) -> Vec<String> {
@@ -297,14 +300,15 @@ impl Table {
                     _ => format!("{mean:.3} ± {deviation:.3}"),
                 })
             };
-            let head = [format!("<b>{name}</b>"), label(name).to_string(), escape(paper)];
+            let cell = format!("<b>{name}</b><br><span class=\"note\">{}</span>", label(name));
+            let head = [cell, escape(paper)];
             head.into_iter().chain(self.columns.iter().map(number)).collect()
         };
         let rows: Vec<Vec<String>> = self.rows.iter().map(row).collect();
         let paper = format!("paper: {}", self.paper);
         let head: Vec<&str> =
-            ["cell", "", paper.as_str()].into_iter().chain(self.columns.iter().map(|(name, ..)| *name)).collect();
-        table(self.title, &head, 3, &rows)
+            ["cell", paper.as_str()].into_iter().chain(self.columns.iter().map(|(name, ..)| *name)).collect();
+        prose(&table(self.title, &head, 2, &rows))
     }
 }
 

@@ -233,10 +233,12 @@ impl Report<'_> {
 
     fn stage_text(&self, plan: &StagePlan) -> String {
         let (stage, content, unit) = (&plan.stage, &plan.content, self.unit());
+        let totals = plan.totals();
         let parts: Vec<String> = stage.train.iter().map(|part| format!("{part:?}").to_lowercase()).collect();
         let mut text = format!(
             "\nstage {}: trains {} ({} parameters); {} steps of {} documents, capacity {}\n\
-             {}: {:.1} micro-batches a step, at most {:.0} positions, {:.0} images, {:.0} supervised tokens in one\n",
+             {}: {:.1} micro-batches a step, at most {:.0} positions, {:.0} images, {:.0} supervised tokens in one\n\
+             in all {} documents, {:.4e} images, {:.4e} positions, {:.4e} supervised tokens\n",
             stage.name,
             parts.join(", "),
             trained_parameters(&self.plan.config, stage),
@@ -247,7 +249,11 @@ impl Report<'_> {
             content.micro_batches,
             content.most.positions,
             content.most.images,
-            content.most.supervised
+            content.most.supervised,
+            totals.documents,
+            totals.images,
+            totals.positions,
+            totals.supervised
         );
         let names = plan.policies.iter().enumerate();
         let names = names.map(|(i, policy)| policy.name.to_string() + if i == self.chosen { " *" } else { "" });
@@ -339,7 +345,7 @@ impl Report<'_> {
     }
 
     fn stage_json(&self, plan: &StagePlan) -> Value {
-        let content = &plan.content;
+        let (content, totals) = (&plan.content, plan.totals());
         json!({
             "name": plan.stage.name,
             "train": plan.stage.train,
@@ -353,6 +359,12 @@ impl Report<'_> {
                 "most_positions": content.most.positions,
                 "most_images": content.most.images,
                 "most_supervised": content.most.supervised,
+            },
+            "total": {
+                "documents": totals.documents,
+                "images": totals.images,
+                "positions": totals.positions,
+                "supervised": totals.supervised,
             },
             "begin_bytes": plan.start,
             "policies": plan.policies.iter().map(|policy| self.policy_json(plan, policy)).collect::<Vec<_>>(),

@@ -81,6 +81,33 @@ pub struct StagePlan {
     pub policies: Vec<PolicyPlan>,
 }
 
+/// What a stage sees in all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Totals {
+    /// Documents.
+    pub documents: u64,
+    /// Images.
+    pub images: f64,
+    /// Positions of documents.
+    pub positions: f64,
+    /// Supervised tokens.
+    pub supervised: f64,
+}
+
+impl StagePlan {
+    /// What the stage sees in all, from the mean of its micro-batches.
+    pub fn totals(&self) -> Totals {
+        let batches = self.stage.steps as f64 * self.content.micro_batches;
+        let Mix { positions, images, supervised, .. } = self.content.mean;
+        Totals {
+            documents: self.stage.steps.saturating_mul(self.stage.documents),
+            images: batches * images,
+            positions: batches * positions,
+            supervised: batches * supervised,
+        }
+    }
+}
+
 /// A stage's needs under one recompute policy.
 #[derive(Clone, Debug)]
 pub struct PolicyPlan {

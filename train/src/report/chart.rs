@@ -167,17 +167,24 @@ impl Chart {
     /// [`Chart::svg`] as a file of its own.
     pub fn standalone(&self, title: &str, range: (f64, f64)) -> String {
         let svg = self.svg(title, range, &[]);
+        let frame = format!("{WIDTH} {}\"", HEIGHT + 14.0 * self.named().count() as f64);
         let style = include_str!("style.css");
         let head = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" ", 2.0 * WIDTH);
-        svg.replacen("<svg ", &head, 1).replacen(">\n", &format!(">\n<style>{style}</style>\n{}", self.legend()), 1)
+        svg.replacen("<svg ", &head, 1).replacen(&format!("{WIDTH} {HEIGHT}\""), &frame, 1).replacen(
+            ">\n",
+            &format!(">\n<style>{style}</style>\n{}", self.legend()),
+            1,
+        )
     }
 
-    /// Names of the curves inside the plot, for a file without a page around it.
+    fn named(&self) -> impl Iterator<Item = &Series> {
+        self.series.iter().filter(|series| series.look != Look::Faint)
+    }
+
+    /// Names of the curves below the plot, for a file without a page around it.
     fn legend(&self) -> String {
-        let named = self.series.iter().filter(|series| series.look != Look::Faint).enumerate();
         let line = |(index, series): (usize, &Series)| {
-            let y = TOP + 4.0 + 13.0 * index as f64;
-            let (x, name) = (LEFT + PLOT_WIDTH - 130.0, escape(&series.name));
+            let (x, y, name) = (LEFT, HEIGHT + 4.0 + 14.0 * index as f64, escape(&series.name));
             format!(
                 "<g class=\"{}\"><path class=\"curve\" d=\"M{x} {y}h14\"/></g><text x=\"{}\" y=\"{}\">{name}</text>\n",
                 color(series),
@@ -185,7 +192,7 @@ impl Chart {
                 y + 3.5
             )
         };
-        named.map(line).collect()
+        self.named().enumerate().map(line).collect()
     }
 }
 
