@@ -33,5 +33,5 @@ pub use generate::{
     generate_ids,
 };
 pub use loaded::Vila;
-pub use score::{Score, score};
+pub use score::{Score, score, score_all};
 pub use vila::VilaModel;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Deserialize;
-use vila_model::{GenerateOptions, Vila, generate, score};
+use vila_model::{GenerateOptions, Score, Vila, generate, score_all};
 
 use crate::data::template::Template;
 use crate::{Error, Result};
@@ -88,22 +88,40 @@ pub fn answer(vila: &Vila, template: &Template, questions: &[Question]) -> Resul
 
 /// Share of right answers.
 pub fn accuracy(answers: &[Answer]) -> f64 {
-    answers.iter().filter(|answer| answer.right()).count() as f64 / answers.len().max(1) as f64
+    share(answers, Answer::right)
+}
+
+/// How the right answer of a question with choices stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// It is the likeliest of the choices.
+    pub likeliest: bool,
+    /// It is what greedy generation would say, choices or not.
+    pub greedy: bool,
+}
+
+/// Looks at the right answers among their choices.
+pub fn choose(vila: &Vila, questions: &[Question]) -> Result<Vec<Choice>> {
+    questions
+        .par_iter()
+        .map(|question| {
+            let scores = score_all(vila, &question.prompt, &question.choices, &question.images)?;
+            let likelier = |a: &(&String, &Score), b: &(&String, &Score)| a.1.logprob.total_cmp(&b.1.logprob);
+            let best = question.choices.iter().zip(&scores).max_by(likelier);
+            let right = question.choices.iter().zip(&scores).find(|(choice, _)| **choice == question.answer);
+            let likeliest = best.is_some_and(|(choice, _)| *choice == question.answer);
+            Ok(Choice { likeliest, greedy: right.is_some_and(|(_, score)| score.greedy) })
+        })
+        .collect()
 }
 
 /// Share of questions whose right answer is the likeliest of its choices.
 pub fn choice_accuracy(vila: &Vila, questions: &[Question]) -> Result<f64> {
-    let right: Vec<bool> = questions
-        .par_iter()
-        .map(|question| {
-            let scores = question
-                .choices
-                .iter()
-                .map(|choice| Ok(score(vila, &question.prompt, choice, &question.images)?.logprob))
-                .collect::<Result<Vec<f64>>>()?;
-            let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(index, _)| index);
-            Ok(best.is_some_and(|index| question.choices[index] == question.answer))
-        })
-        .collect::<Result<_>>()?;
-    Ok(right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64)
+    let choices = choose(vila, questions)?;
+    Ok(share(&choices, |choice| choice.likeliest))
+}
+
+/// Share of those for which something holds.
+pub fn share<T>(all: &[T], holds: impl Fn(&T) -> bool) -> f64 {
+    all.iter().filter(|one| holds(one)).count() as f64 / all.len().max(1) as f64
 }

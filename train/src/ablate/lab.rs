@@ -15,8 +15,8 @@ use super::result::{CellResult, Evaluation, StageResult};
 use super::world::World;
 use crate::checkpoint::load_state;
 use crate::data::shard::ShardReader;
-
-use crate::evaluate::{Question, accuracy, answer, choice_accuracy, read_questions};
+use crate::data::template::Template;
+use crate::evaluate::{Question, accuracy, answer, choose, read_questions, share};
 use crate::probe::{Alignment, ProbeOptions, probe};
 use crate::recipe::Recipe;
 use crate::run::train;
@@ -141,8 +141,9 @@ impl<'a> Lab<'a> {
             }
         }
         for task in continued {
-            metrics.insert(format!("{task}_free"), accuracy(&examiner.answers(task)?));
-            metrics.insert(format!("{task}_choice"), choice_accuracy(&vila, &examiner.questions(task)?)?);
+            let choices = choose(&vila, &examiner.questions(task)?)?;
+            metrics.insert(format!("{task}_free"), share(&choices, |choice| choice.greedy));
+            metrics.insert(format!("{task}_choice"), share(&choices, |choice| choice.likeliest));
         }
         let alignment = if stage == "sft" { self.alignment(&vila, chain, world)? } else { Vec::new() };
         Ok(Some(Evaluation { version: VERSION, questions: self.options.questions, metrics, alignment }))
@@ -167,7 +168,7 @@ const ASKED: [(&str, &str); 8] = [
     ("facts_chat", "facts_chat"),
 ];
 
-fn template() -> Result<&'static Template> {
+fn template() -> Result<Template> {
     Template::named(TEMPLATE).map_err(|error| Error::Data(error.to_string()))
 }
 
@@ -175,19 +176,19 @@ struct Examiner<'a> {
     lab: &'a Lab<'a>,
     vila: &'a Vila,
     world: &'a World,
-    template: &'a Template,
+    template: Template,
 }
 
 impl Examiner<'_> {
     fn questions(&self, task: &str) -> Result<Vec<Question>> {
+        self.lab.options.run.check_stop()?;
         let mut questions = read_questions(&self.world.questions(task))?;
         questions.truncate(self.lab.options.questions);
         Ok(questions)
     }
 
     fn answers(&self, task: &str) -> Result<Vec<crate::evaluate::Answer>> {
-        self.lab.options.run.check_stop()?;
-        answer(self.vila, self.template, &self.questions(task)?)
+        answer(self.vila, &self.template, &self.questions(task)?)
     }
 }
 
