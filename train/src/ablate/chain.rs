@@ -6,7 +6,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::AblateOptions;
-use super::grid::{BASE, Cell, scaled};
+use super::grid::{BASE, Cell};
 use super::world::World;
 use crate::Result;
 use crate::data::tokens::hex;
@@ -24,9 +24,9 @@ impl Chain {
     pub(super) fn new(cell: &Cell, world: &World, options: &AblateOptions) -> Result<Self> {
         let own = cell.sets.iter().map(|set| set.to_string());
         let seed = [format!("seed={}", world.seed)];
-        let sets: Vec<String> =
-            seed.into_iter().chain(scaled(options.size)).chain(own).chain(options.sets.clone()).collect();
+        let sets: Vec<String> = seed.into_iter().chain(own).chain(options.sets.clone()).collect();
         let mut recipe = Recipe::parse(BASE, Path::new("recipes/ablate-toy.toml"), Path::new(""), &sets)?;
+        widen(&mut recipe, options.size);
         recipe.stage.retain(|stage| !cell.without.contains(&stage.name.as_str()));
         if options.quick {
             recipe.stage.iter_mut().for_each(|stage| stage.steps = stage.steps.div_ceil(2));
@@ -63,6 +63,17 @@ impl Chain {
         };
         Ok(toml::to_string(&recipe).unwrap_or_default())
     }
+}
+
+/// Makes the models `size` times as wide, with as many more heads; wider layers take smaller steps.
+fn widen(recipe: &mut Recipe, size: usize) {
+    let models =
+        recipe.model.llm.iter_mut().map(|llm| [&mut llm.hidden_size, &mut llm.intermediate_size, &mut llm.heads]);
+    models.flatten().for_each(|value| *value *= size);
+    let towers = recipe.model.vision.iter_mut();
+    let towers = towers.map(|tower| [&mut tower.hidden_size, &mut tower.intermediate_size, &mut tower.heads]);
+    towers.flatten().for_each(|value| *value *= size);
+    recipe.stage.iter_mut().for_each(|stage| stage.lr /= size as f64);
 }
 
 /// SHA-256 of the recipe's first stages with the sources they use, and of what the corpora were made of.

@@ -81,22 +81,3 @@ pub const CELLS: &[Cell] = &[
 /// Cells whose recipe switches this program does not have yet; the report says so.
 pub const NOT_BUILT: &[Cell] =
     &[cell("lora", "LoRA of rank 8 in SFT", &[]), cell("visual-expert", "visual expert in pre-training", &[])];
-
-/// Overrides that make the models `size` times as wide and the steps as many times as large; wider layers take smaller steps.
-pub(super) fn scaled(size: usize) -> Vec<String> {
-    if size <= 1 {
-        return Vec::new();
-    }
-    let wide = |key: &str, base: usize| format!("model.{key}={}", base * size);
-    let mut sets = vec![
-        wide("llm.hidden_size", 96),
-        wide("llm.intermediate_size", 256),
-        wide("llm.heads", 3),
-        wide("vision.hidden_size", 48),
-        wide("vision.intermediate_size", 192),
-        wide("vision.heads", 4),
-    ];
-    let rates = [("games", 2e-3), ("text", 2e-3), ("align", 4e-3), ("pretrain", 2e-3), ("sft", 1e-3)];
-    sets.extend(rates.map(|(stage, lr)| format!("stage.{stage}.lr={}", lr / size as f64)));
-    sets
-}
