@@ -13,6 +13,7 @@ mod gradients;
 mod hazards;
 mod image_processor;
 mod memory;
+mod metrics;
 mod mutations;
 mod nvrtc;
 mod offline;

@@ -8,6 +8,7 @@ pub mod data;
 mod device;
 mod error;
 pub mod evaluate;
+pub mod evaluation;
 pub mod faults;
 #[cfg(feature = "cuda")]
 pub mod gemm_table;

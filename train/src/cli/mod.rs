@@ -11,6 +11,7 @@ mod generate;
 mod inspect;
 #[cfg(feature = "cuda")]
 mod kernels;
+mod metrics;
 mod plan;
 mod probe;
 mod report;
@@ -60,6 +61,8 @@ enum Command {
     Ablate(ablate::AblateArguments),
     /// How similar visual and textual states are, layer by layer.
     Probe(probe::ProbeArguments),
+    /// Computes a benchmark's metric from prediction and reference files alone.
+    Metrics(metrics::MetricsArguments),
     /// Says what a checkpoint directory holds.
     Inspect(inspect::InspectArguments),
     /// Measures.
@@ -128,6 +131,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Score(arguments) => score::score(arguments),
         Command::Ablate(arguments) => ablate::run(arguments),
         Command::Probe(arguments) => probe::run(&arguments),
+        Command::Metrics(arguments) => metrics::metrics(arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Bench(command) => bench::run(command),
         #[cfg(feature = "cuda")]

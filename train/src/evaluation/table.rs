@@ -1,0 +1,76 @@
+//! Tables of values between tabs or commas, with quotes where a value has the separator, quotes or newlines.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::files::{Record, read_text};
+use crate::{Error, Result};
+
+/// The rows of a table.
+///
+/// # Errors
+/// A quote that is never closed.
+pub fn parse(text: &str, separator: char) -> Option<Vec<Vec<String>>> {
+    let mut rows = Vec::new();
+    let mut row = Vec::new();
+    let mut value = String::new();
+    let mut quoted = false;
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' if quoted && rest.peek() == Some(&'"') => {
+                value.push('"');
+                rest.next();
+            }
+            '"' if quoted || value.is_empty() => quoted = !quoted,
+            '\r' if !quoted && rest.peek() == Some(&'\n') => {}
+            '\n' if !quoted => {
+                row.push(std::mem::take(&mut value));
+                rows.push(std::mem::take(&mut row));
+            }
+            c if c == separator && !quoted => row.push(std::mem::take(&mut value)),
+            c => value.push(c),
+        }
+    }
+    if !value.is_empty() || !row.is_empty() {
+        row.push(value);
+        rows.push(row);
+    }
+    rows.retain(|row| row.iter().any(|value| !value.is_empty()));
+    (!quoted).then_some(rows)
+}
+
+/// Reads a table without a header.
+pub fn read_rows(path: &Path, separator: char) -> Result<Vec<Vec<String>>> {
+    parse(&read_text(path)?, separator)
+        .ok_or_else(|| Error::Data(format!("{}: a quote is never closed; is the file whole?", path.display())))
+}
+
+/// Reads a table whose first row names the columns; empty values are absent fields.
+pub fn read_table(path: &Path, separator: char) -> Result<Vec<Record>> {
+    let mut rows = read_rows(path, separator)?.into_iter();
+    let columns = rows.next().ok_or_else(|| Error::Data(format!("{}: the table is empty", path.display())))?;
+    rows.enumerate()
+        .map(|(index, row)| {
+            let place = format!("{} row {}", path.display(), index + 1);
+            if row.len() > columns.len() {
+                return Err(Error::Data(format!("{place}: {} values for {} columns", row.len(), columns.len())));
+            }
+            let filled = columns.iter().cloned().zip(row).filter(|(_, value)| !value.is_empty());
+            Record::new(place, Value::Object(filled.map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn quotes_and_newlines() {
+        let rows = parse("a,b\r\n\"x, \"\"y\"\"\n z\",5\"\n\nlast,", ',').expect("whole");
+        assert_eq!(rows, [vec!["a", "b"], vec!["x, \"y\"\n z", "5\""], vec!["last", ""]]);
+        assert_eq!(parse("\"open", ','), None);
+    }
+}
