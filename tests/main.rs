@@ -19,6 +19,7 @@ mod nvrtc;
 mod offline;
 mod op_table;
 mod packing;
+mod parts;
 mod plan;
 mod prompting;
 mod probe;

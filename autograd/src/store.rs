@@ -188,12 +188,18 @@ impl ParamStore {
         trains: impl Fn(&ParamSpec) -> bool,
     ) -> Result<Self> {
         let store = Self::layout(backend, specs, dtype, trains, |_| None)?;
-        for slot in &store.slots {
+        store.initialise(backend, seed, |_| true)?;
+        Ok(store)
+    }
+
+    /// Sets those parameters that `which` accepts to the initial values of [`ParamStore::new`].
+    pub fn initialise(&self, backend: &dyn Backend, seed: u64, which: impl Fn(&ParamSpec) -> bool) -> Result<()> {
+        for slot in self.slots.iter().filter(|slot| which(&slot.spec)) {
             let mut values = Vec::with_capacity(slot.spec.len());
             slot.spec.parts.iter().for_each(|part| initial(slot.spec.init, part, seed, &mut values));
-            store.set_slot(backend, slot, &values)?;
+            self.set_slot(backend, slot, &values)?;
         }
-        Ok(store)
+        Ok(())
     }
 
     /// Frozen f32 parameters without initial values, except that the matrices of `mapped` stay where they are.

@@ -7,6 +7,7 @@ use vila_engine::ops::{GeluKind, HeadShape};
 
 use crate::image::GeometryMode;
 use crate::llava::Tower;
+use crate::weights::projector_has_bias;
 use crate::{Error, Result};
 
 /// A JSON object with its file, for messages.
@@ -31,6 +32,10 @@ impl Fields {
             Value::Object(object) => Some(Fields { path: path.to_path_buf(), prefix: String::new(), object }),
             _ => None,
         }
+    }
+
+    pub(crate) fn into_object(self) -> Map<String, Value> {
+        self.object
     }
 
     /// The same object without a field.
@@ -199,8 +204,25 @@ impl LlamaConfig {
             attention_bias: fields.flag_or("attention_bias", false)?,
             mlp_bias: fields.flag_or("mlp_bias", false)?,
             bos: fields.token_id("bos_token_id"),
-            eos: fields.token_ids("eos_token_id"),
+            eos: match fields.object.contains_key("eos_token_id") {
+                true => fields.token_ids("eos_token_id"),
+                false => vec![2],
+            },
         })
+    }
+
+    /// Takes the ends of texts from the generation settings in the decoder's folder, where there are any.
+    fn read_generation(&mut self, folder: &Path) -> Result<()> {
+        let path = folder.join("generation_config.json");
+        if path.exists() {
+            let generation = Fields::read(&path)?;
+            self.bos = self.bos.or(generation.token_id("bos_token_id"));
+            let stops = generation.token_ids("eos_token_id");
+            if !stops.is_empty() {
+                self.eos = stops;
+            }
+        }
+        Ok(())
     }
 
     /// `config.json` of a Hugging Face Llama.
@@ -483,7 +505,21 @@ pub enum Layout {
     Llava,
 }
 
+impl std::str::FromStr for Layout {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let all = [Layout::Vila, Layout::Llava, Layout::LlavaHf];
+        all.into_iter().find(|layout| layout.name() == name).ok_or_else(|| "expected vila, llava or llava-hf".into())
+    }
+}
+
 impl Layout {
+    /// Where the decoder and its tokenizer lie in a directory.
+    pub fn text_folder(self, dir: &Path) -> PathBuf {
+        if self == Layout::Vila { dir.join("llm") } else { dir.to_path_buf() }
+    }
+
     /// Its name in messages and on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -499,17 +535,21 @@ impl VilaConfig {
     pub fn read(dir: &Path) -> Result<(Self, Layout)> {
         let root = Fields::read(&dir.join("config.json"))?;
         let (mut config, layout) = Self::read_layout(dir, &root)?;
-        let text = if layout == Layout::Vila { dir.join("llm") } else { dir.to_path_buf() };
-        let generation = text.join("generation_config.json");
-        if generation.exists() {
-            let generation = Fields::read(&generation)?;
-            config.llm.bos = config.llm.bos.or(generation.token_id("bos_token_id"));
-            let stops = generation.token_ids("eos_token_id");
-            if !stops.is_empty() {
-                config.llm.eos = stops;
-            }
-        }
+        config.llm.read_generation(&layout.text_folder(dir))?;
         Ok((config, layout))
+    }
+
+    /// The configuration of a Hugging Face Llama and a CLIP or SigLIP (whole, or its vision model) with a projector
+    /// between them. No id of the vocabulary stands for an image unless its tokenizer has one.
+    ///
+    /// # Errors
+    /// As [`VilaConfig::read`].
+    pub fn of_parts(llm: &Path, tower: &Path, select_layer: i64, projector: ProjectorConfig) -> Result<Self> {
+        let mut decoder = LlamaConfig::from_fields(&Fields::read(&llm.join("config.json"))?)?;
+        decoder.read_generation(llm)?;
+        let mut vision = VisionConfig::from_fields(&Fields::read(&tower.join("config.json"))?, select_layer, true)?;
+        vision.drop_class = vision.has_class();
+        Ok(VilaConfig { llm: decoder, vision, projector, image_token: None, aspect: None })
     }
 
     fn read_layout(dir: &Path, root: &Fields) -> Result<(Self, Layout)> {
@@ -536,17 +576,23 @@ impl VilaConfig {
         let llm = Fields::read(&dir.join("llm/config.json"))?;
         let vision = Fields::read(&dir.join("vision_tower/config.json"))?;
         let projector = Fields::read(&dir.join("mm_projector/config.json"))?;
-        Self::from_parts(root, &llm, &vision, &projector)
+        Self::from_parts((dir, Layout::Vila), root, &llm, &vision, &projector)
     }
 
     /// One file describes all but the tower.
     fn read_llava(dir: &Path, root: &Fields) -> Result<Self> {
         let vision = Tower::of(dir, root)?.config()?;
         // The type names the whole model, the other fields are those of its decoder.
-        Self::from_parts(root, &root.without("model_type"), &vision, root)
+        Self::from_parts((dir, Layout::Llava), root, &root.without("model_type"), &vision, root)
     }
 
-    fn from_parts(root: &Fields, llm: &Fields, vision: &Fields, projector: &Fields) -> Result<Self> {
+    fn from_parts(
+        (dir, layout): (&Path, Layout),
+        root: &Fields,
+        llm: &Fields,
+        vision: &Fields,
+        projector: &Fields,
+    ) -> Result<Self> {
         let select_layer = match root.get("mm_vision_select_layer") {
             None => -2,
             Some(value) => value.as_i64().ok_or_else(|| root.error("mm_vision_select_layer", "must be an integer"))?,
@@ -562,7 +608,14 @@ impl VilaConfig {
         Ok(VilaConfig {
             llm: LlamaConfig::from_fields(llm)?,
             vision,
-            projector: ProjectorConfig { kind, bias: projector.flag_or("bias", true)? },
+            projector: ProjectorConfig {
+                kind,
+                // Other programs have no name for it.
+                bias: match projector.get("bias") {
+                    Some(_) => projector.flag_or("bias", true)?,
+                    None => projector_has_bias(dir, layout),
+                },
+            },
             image_token: root.token_id("image_token_id"),
             aspect: match root.text("image_aspect_ratio")? {
                 None => None,
@@ -577,7 +630,14 @@ impl VilaConfig {
         let section = |name: &str| root.child(name)?.ok_or_else(|| root.error(name, "is missing"));
         let select_layer = match root.get("vision_feature_layer") {
             None => -2,
-            Some(value) => value.as_i64().ok_or_else(|| root.error("vision_feature_layer", "must be one integer"))?,
+            // A list stands for the states side by side.
+            Some(Value::Array(layers)) if layers.len() != 1 => {
+                return Err(root.error("vision_feature_layer", "names several states, one is implemented"));
+            }
+            Some(value) => {
+                let layer = value.get(0).unwrap_or(value).as_i64();
+                layer.ok_or_else(|| root.error("vision_feature_layer", "must be one integer"))?
+            }
         };
         let drop_class = match root.text("vision_feature_select_strategy")?.unwrap_or("default") {
             "default" => true,
@@ -592,9 +652,9 @@ impl VilaConfig {
             return Err(root.error("projector_hidden_act", "must be gelu"));
         }
         let mut text = section("text_config")?;
-        // The flag stands at the top level in some versions and beside the sizes in others.
-        if let (None, Some(tied)) = (text.get("tie_word_embeddings"), root.get("tie_word_embeddings")) {
-            text.object.insert("tie_word_embeddings".into(), tied.clone());
+        // The flag stands at the top level in some versions and beside the sizes in others, whose own is then the default.
+        if root.flag_or("tie_word_embeddings", false)? {
+            text.object.insert("tie_word_embeddings".into(), true.into());
         }
         Ok(VilaConfig {
             llm: LlamaConfig::from_fields(&text)?,

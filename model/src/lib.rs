@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod config;
+pub mod convert;
 mod error;
 mod generate;
 pub mod image;
@@ -32,6 +33,6 @@ pub use generate::{
     FinishReason, GenerateOptions, Generation, Generator, Parts, Prompt, Token, TokenBatch, Tokens, generate,
     generate_ids,
 };
-pub use loaded::Vila;
+pub use loaded::{Start, Vila};
 pub use score::{Score, score, score_all};
 pub use vila::VilaModel;

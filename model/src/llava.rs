@@ -20,8 +20,7 @@ pub(crate) fn canonical_name(name: &str) -> String {
         return projector_name(rest);
     }
     if let Some(rest) = part.strip_prefix("vision_tower.") {
-        let rest = rest.strip_prefix("vision_tower.").unwrap_or(rest);
-        return format!("vision_tower.vision_model.{}", rest.strip_prefix("vision_model.").unwrap_or(rest));
+        return tower_name(rest.strip_prefix("vision_tower.").unwrap_or(rest));
     }
     format!("llm.{inner}")
 }
@@ -31,12 +30,23 @@ pub(crate) fn projector_name(name: &str) -> String {
     format!("mm_projector.layers.{}", name.strip_prefix("layers.").unwrap_or(name))
 }
 
-/// The canonical name of a tensor in a tower's own folder; nothing for those of its text model.
-pub(crate) fn tower_name(name: &str) -> Option<String> {
-    let rest = name.strip_prefix("vision_model.").unwrap_or(name);
+/// The canonical name of a tensor in a tower's own folder; some versions leave out `vision_model.`.
+pub(crate) fn tower_name(name: &str) -> String {
+    let inner = name.strip_prefix("vision_model.").unwrap_or(name);
     let vision = ["embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.", "head."];
-    vision.iter().any(|part| rest.starts_with(part)).then(|| format!("vision_tower.vision_model.{rest}"))
+    match vision.iter().any(|part| inner.starts_with(part)) {
+        true => format!("{VISION}{inner}"),
+        // The tower's text model, and what else its folder holds.
+        false => format!("vision_tower.{name}"),
+    }
 }
+
+/// Whether a canonical name is that of a part of the vision model.
+pub(crate) fn is_vision(name: &str) -> bool {
+    name.starts_with(VISION)
+}
+
+const VISION: &str = "vision_tower.vision_model.";
 
 /// The projector's own file, where it was not saved with the decoder.
 pub(crate) fn projector_file(dir: &Path) -> Result<PathBuf> {
@@ -70,9 +80,8 @@ impl Tower {
         let name = name.ok_or_else(|| root.error("mm_vision_tower", "is missing; it must name the vision tower"))?;
         // A name on a hub may lie beside the checkpoint under its last part.
         let beside = Path::new(name).file_name().map(|last| [dir.join(last), dir.join("..").join(last)]);
-        let mut candidates = vec![dir.join(name)];
+        let mut candidates = vec![dir.join("vision_tower"), dir.join(name)];
         candidates.extend(beside.into_iter().flatten());
-        candidates.push(dir.join("vision_tower"));
         candidates.dedup();
         Ok(Tower { config: dir.join("config.json"), name: name.to_string(), candidates })
     }
@@ -127,21 +136,35 @@ impl Tower {
 
 /// The image processor of a checkpoint directory, and the file that describes it.
 pub(crate) fn image_processor(dir: &Path, layout: Layout, config: &VilaConfig) -> Result<(ImageProcessor, PathBuf)> {
-    let file = |dir: &Path| dir.join("preprocessor_config.json");
-    let path = match layout {
-        Layout::Vila => file(&dir.join("vision_tower")),
-        Layout::LlavaHf => file(dir),
-        Layout::Llava if file(dir).is_file() => file(dir),
+    let dir = match layout {
+        Layout::Vila => dir.join("vision_tower"),
+        Layout::LlavaHf => dir.to_path_buf(),
+        Layout::Llava if dir.join(PREPROCESSOR).is_file() => dir.to_path_buf(),
         Layout::Llava => {
             let tower = Tower::of_folder(dir)?;
             if tower.found().is_none() && tower.known().is_some() {
                 return Ok((usual_processor(config), dir.join("config.json")));
             }
-            file(tower.folder()?)
+            tower.folder()?.to_path_buf()
         }
     };
-    Ok((ImageProcessor::from_file(&path)?, path))
+    tower_processor(&dir)
 }
+
+/// The image processor that a folder describes, and the file.
+pub(crate) fn tower_processor(dir: &Path) -> Result<(ImageProcessor, PathBuf)> {
+    let (own, whole) = (dir.join(PREPROCESSOR), dir.join("processor_config.json"));
+    // Newer versions of transformers keep it with the rest of the processor.
+    if !own.is_file() && whole.is_file() {
+        let fields = Fields::read(&whole)?;
+        if let Some(part) = fields.get("image_processor") {
+            return Ok((ImageProcessor::from_json(part, &format!("{} (image_processor)", whole.display()))?, whole));
+        }
+    }
+    Ok((ImageProcessor::from_file(&own)?, own))
+}
+
+const PREPROCESSOR: &str = "preprocessor_config.json";
 
 /// What public towers come with.
 fn usual_processor(config: &VilaConfig) -> ImageProcessor {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use vila_autograd::{ParamSpec, ParamStore, Tape};
 use vila_engine::{Backend, DType};
 
-use crate::config::Layout;
+use crate::config::{Layout, ProjectorConfig};
 use crate::generate::Parts;
 use crate::image::ImageProcessor;
-use crate::llava::image_processor;
+use crate::llava::{image_processor, tower_processor};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Checkpoint, RawTensor};
 use crate::{Result, VilaConfig, VilaModel};
@@ -32,6 +32,42 @@ pub struct Vila {
     /// Tensors of the files that the model does not use, by canonical name.
     pub extras: BTreeMap<String, RawTensor>,
     pub(crate) backend: Arc<dyn Backend>,
+}
+
+/// The parts of a model that has not been trained as a whole yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// Directory of a Hugging Face Llama.
+    pub llm: &'a Path,
+    /// Directory of a CLIP or SigLIP, whole or its vision model alone.
+    pub tower: &'a Path,
+    /// The tokenizer's file, if it is not that of the decoder's directory.
+    pub tokenizer: Option<&'a Path>,
+    /// Which hidden state of the tower becomes features.
+    pub select_layer: i64,
+    /// What lies between.
+    pub projector: ProjectorConfig,
+    /// Seed of the projector's values.
+    pub seed: u64,
+}
+
+impl Start<'_> {
+    /// The configuration; of the vocabulary, only its size is known.
+    ///
+    /// # Errors
+    /// As [`VilaConfig::of_parts`].
+    pub fn config(&self) -> Result<VilaConfig> {
+        VilaConfig::of_parts(self.llm, self.tower, self.select_layer, self.projector)
+    }
+}
+
+fn check_size(processor: &ImageProcessor, config: &VilaConfig, path: PathBuf) -> Result<()> {
+    let (made, taken) = (processor.size(), config.vision.image_size);
+    if made == taken {
+        return Ok(());
+    }
+    let problem = format!("makes images of {made} pixels, the vision tower takes {taken}");
+    Err(crate::Error::Config { path, field: "size".into(), problem })
 }
 
 impl Vila {
@@ -59,37 +95,58 @@ impl Vila {
         store: impl FnOnce(&Checkpoint, &dyn Backend, Vec<ParamSpec>) -> Result<ParamStore>,
     ) -> Result<Self> {
         let (config, layout) = VilaConfig::read(dir)?;
-        let text = if layout == Layout::Vila { dir.join("llm") } else { dir.to_path_buf() };
-        let tokenizer = Tokenizer::from_file(&text.join("tokenizer.json"))?.with_ids(
-            config.llm.bos,
-            config.llm.eos.first().copied(),
-            config.image_token,
-        );
+        let tokenizer = Tokenizer::from_file(&layout.text_folder(dir).join("tokenizer.json"))?;
         let (processor, path) = image_processor(dir, layout, &config)?;
-        let processor = match config.aspect {
-            Some(mode) => processor.with_mode(mode),
-            None => processor,
-        };
-        if processor.size() != config.vision.image_size {
-            return Err(crate::Error::Config {
-                path,
-                field: "size".into(),
-                problem: format!(
-                    "makes images of {} pixels, the vision tower takes {}",
-                    processor.size(),
-                    config.vision.image_size
-                ),
-            });
-        }
+        check_size(&processor, &config, path)?;
         let (checkpoint, specs) = (Checkpoint::open(dir, layout)?, VilaModel::specs(&config));
         // Before anything is allocated: a configuration may claim any size.
         checkpoint.check(&specs)?;
         let store = store(&checkpoint, &*backend, specs)?;
-        let mut extras = checkpoint.load(&*backend, &store)?;
+        let extras = checkpoint.load(&*backend, &store)?;
+        Self::bind(dir, layout, config, (tokenizer, processor), (store, extras), backend)
+    }
+
+    /// Puts a model together from directories of its parts; the projector has random values.
+    ///
+    /// # Errors
+    /// As [`Vila::load_with`].
+    pub fn start(
+        start: &Start<'_>,
+        backend: Arc<dyn Backend>,
+        dtype: DType,
+        trains: impl Fn(&ParamSpec) -> bool,
+    ) -> Result<Self> {
+        let mut config = start.config()?;
+        let tokenizer = Tokenizer::from_file(start.tokenizer.unwrap_or(&start.llm.join("tokenizer.json")))?;
+        config.image_token = tokenizer.image_token();
+        let (processor, path) = tower_processor(start.tower)?;
+        check_size(&processor, &config, path)?;
+        let (checkpoint, specs) = (Checkpoint::open_parts(start.llm, start.tower)?, VilaModel::specs(&config));
+        let random = |spec: &ParamSpec| spec.name.starts_with("mm_projector.");
+        checkpoint.check(&specs.iter().filter(|spec| !random(spec)).cloned().collect::<Vec<_>>())?;
+        let store = ParamStore::unset(&*backend, specs, dtype, trains)?;
+        store.initialise(&*backend, start.seed, random)?;
+        let extras = checkpoint.load_those(&*backend, &store, |spec| !random(spec))?;
+        Self::bind(start.llm, Layout::Vila, config, (tokenizer, processor), (store, extras), backend)
+    }
+
+    fn bind(
+        dir: &Path,
+        layout: Layout,
+        config: VilaConfig,
+        (tokenizer, processor): (Tokenizer, ImageProcessor),
+        (store, mut extras): (ParamStore, BTreeMap<String, RawTensor>),
+        backend: Arc<dyn Backend>,
+    ) -> Result<Self> {
         if config.llm.tied {
             // The head is the embedding; a stored copy would not follow it.
             extras.remove("llm.lm_head.weight");
         }
+        let tokenizer = tokenizer.with_ids(config.llm.bos, config.llm.eos.first().copied(), config.image_token);
+        let processor = match config.aspect {
+            Some(mode) => processor.with_mode(mode),
+            None => processor,
+        };
         let model = VilaModel::new(&*backend, &config, &store)?;
         Ok(Vila { dir: dir.to_path_buf(), layout, config, store, model, tokenizer, processor, extras, backend })
     }
@@ -97,6 +154,11 @@ impl Vila {
     /// The device.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
+    }
+
+    /// The device, to use it beyond this model.
+    pub fn shared_backend(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.backend)
     }
 
     /// What generation needs.

@@ -125,7 +125,7 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    fn id_to_token(&self, id: u32) -> Option<String> {
+    pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
         match &self.inner {
             Inner::Json(inner) => inner.id_to_token(id),
             Inner::SentencePiece(inner) => inner.id_to_token(id).map(str::to_string),

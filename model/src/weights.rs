@@ -24,20 +24,19 @@ use crate::{Error, Result};
 pub fn canonical_name(name: &str) -> String {
     let inner = name.strip_prefix("model.").unwrap_or(name);
     if let Some(rest) = inner.strip_prefix("vision_tower.") {
-        return format!("vision_tower.vision_model.{}", rest.strip_prefix("vision_model.").unwrap_or(rest));
+        return llava::tower_name(rest);
     }
-    if let Some(rest) = inner.strip_prefix("multi_modal_projector.linear_")
-        && let Some((index, field)) = rest.split_once('.')
-        && let Some(index) = index.parse::<usize>().ok().and_then(|index| index.checked_sub(1))
-    {
-        return format!("mm_projector.layers.{}.{field}", 2 * index);
+    if let Some(rest) = inner.strip_prefix("multi_modal_projector.") {
+        let linear = || {
+            let (index, field) = rest.strip_prefix("linear_")?.split_once('.')?;
+            let index = index.parse::<usize>().ok()?.checked_sub(1)?.checked_mul(2)?;
+            Some(format!("mm_projector.layers.{index}.{field}"))
+        };
+        return linear().unwrap_or_else(|| format!("mm_projector.{rest}"));
     }
-    if let Some(rest) = name.strip_prefix("model.language_model.") {
-        return format!("llm.model.{rest}");
-    }
-    match name.strip_prefix("language_model.").unwrap_or(name) {
-        rest if rest.starts_with("model.") || rest.starts_with("lm_head.") => format!("llm.{rest}"),
-        _ => name.to_string(),
+    match name.strip_prefix("model.language_model.") {
+        Some(rest) => format!("llm.model.{rest}"),
+        None => format!("llm.{}", name.strip_prefix("language_model.").unwrap_or(name)),
     }
 }
 
@@ -77,15 +76,19 @@ impl Checkpoint {
     /// [`Error::Format`] for a file that is damaged, contradicts its index or holds a tensor that another one has, and for
     /// a part of the model that is not there.
     pub fn open(dir: &Path, layout: Layout) -> Result<Self> {
+        Self::open_with(dir, layout, llava::is_vision)
+    }
+
+    /// As [`Checkpoint::open`]; of a tower that lies beside the model with whatever it came with, tensors that `keep`
+    /// accepts by their canonical name.
+    pub(crate) fn open_with(dir: &Path, layout: Layout, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let mut checkpoint = Checkpoint { dir: dir.to_path_buf(), files: Vec::new(), entries: BTreeMap::new() };
         match layout {
             Layout::LlavaHf => checkpoint.add_folder(dir, |name| Some(canonical_name(name)))?,
-            Layout::Llava => checkpoint.add_llava(dir)?,
+            Layout::Llava => checkpoint.add_llava(dir, keep)?,
             Layout::Vila => {
                 checkpoint.add_folder(&dir.join("llm"), |name| Some(format!("llm.{name}")))?;
-                checkpoint.add_folder(&dir.join("vision_tower"), |name| {
-                    Some(canonical_name(&format!("vision_tower.{name}")))
-                })?;
+                checkpoint.add_folder(&dir.join("vision_tower"), |name| Some(llava::tower_name(name)))?;
                 checkpoint.add_folder(&dir.join("mm_projector"), |name| Some(llava::projector_name(name)))?;
             }
         }
@@ -93,7 +96,7 @@ impl Checkpoint {
     }
 
     /// Decoder, and what was saved with it; other parts from where LLaVA keeps them.
-    fn add_llava(&mut self, dir: &Path) -> Result<()> {
+    fn add_llava(&mut self, dir: &Path, keep: impl Fn(&str) -> bool) -> Result<()> {
         self.add_folder(dir, |name| Some(llava::canonical_name(name)))?;
         if !self.has("mm_projector.") {
             let path = llava::projector_file(dir)?;
@@ -102,7 +105,7 @@ impl Checkpoint {
         }
         if !self.has("vision_tower.") {
             let tower = Tower::of_folder(dir)?;
-            self.add_folder(tower.folder()?, llava::tower_name)?;
+            self.add_folder(tower.folder()?, |name| Some(llava::tower_name(name)).filter(|name| keep(name)))?;
         }
         Ok(())
     }
@@ -156,9 +159,14 @@ impl Checkpoint {
 
     /// A tensor as stored.
     pub fn raw(&self, name: &str) -> Option<RawTensor> {
+        let (tensor, data) = self.stored(name)?;
+        Some(RawTensor { dtype: tensor.dtype, shape: tensor.shape.clone(), data: data.to_vec() })
+    }
+
+    /// What a file says about a tensor, and the tensor's mapped bytes.
+    pub(crate) fn stored(&self, name: &str) -> Option<(&FileTensor, &[u8])> {
         let Entry { file, tensor } = self.entries.get(name)?;
-        let data = self.files.get(*file)?.map.get(tensor.bytes.clone())?.to_vec();
-        Some(RawTensor { dtype: tensor.dtype, shape: tensor.shape.clone(), data })
+        Some((tensor, self.files.get(*file)?.map.get(tensor.bytes.clone())?))
     }
 
     /// Compares names, shapes and types with what a model needs, without reading data.
@@ -202,13 +210,31 @@ impl Checkpoint {
         backend.map(MappedBytes::new(owner, tensor.bytes.clone())?, dtype, rows, row_shape.iter().product())
     }
 
+    /// Opens a decoder's directory and a vision tower's; of a whole CLIP or SigLIP, only the vision model.
+    pub(crate) fn open_parts(llm: &Path, tower: &Path) -> Result<Self> {
+        let mut checkpoint = Checkpoint { dir: llm.to_path_buf(), files: Vec::new(), entries: BTreeMap::new() };
+        checkpoint.add_folder(llm, |name| Some(format!("llm.{name}")))?;
+        checkpoint.add_folder(tower, |name| Some(llava::tower_name(name)).filter(|name| llava::is_vision(name)))?;
+        Ok(checkpoint)
+    }
+
     /// Reads every parameter of a store that [`Checkpoint::check`] accepts; returns the tensors that the model does not use, by canonical name.
     ///
     /// # Errors
     /// [`Error::Weights`] for a tensor that is missing or misshapen.
     pub fn load(&self, backend: &dyn Backend, store: &ParamStore) -> Result<BTreeMap<String, RawTensor>> {
+        self.load_those(backend, store, |_| true)
+    }
+
+    /// As [`Checkpoint::load`], of the parameters that `wanted` accepts.
+    pub(crate) fn load_those(
+        &self,
+        backend: &dyn Backend,
+        store: &ParamStore,
+        wanted: impl Fn(&ParamSpec) -> bool,
+    ) -> Result<BTreeMap<String, RawTensor>> {
         let mut used = BTreeSet::new();
-        for id in store.ids() {
+        for id in store.ids().filter(|&id| wanted(store.spec(id))) {
             used.extend(store.spec(id).parts.iter().map(|part| part.name.as_str()));
             if store.is_mapped(id) {
                 continue;
@@ -241,6 +267,14 @@ impl Checkpoint {
         let readable = matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
         (!readable).then(|| format!("  type of {name}: {:?}, only F32, F16 and BF16 are read", tensor.dtype))
     }
+}
+
+/// Whether the linear layers of a projector were saved with biases; yes where that cannot be seen.
+pub(crate) fn projector_has_bias(dir: &Path, layout: Layout) -> bool {
+    let Ok(checkpoint) = Checkpoint::open(dir, layout) else { return true };
+    let weights = checkpoint.tensors().filter(|(name, _, shape)| name.starts_with("mm_projector.") && shape.len() == 2);
+    let mut linear = weights.filter_map(|(name, ..)| name.strip_suffix("weight")).peekable();
+    linear.peek().is_none() || linear.any(|layer| checkpoint.entries.contains_key(&format!("{layer}bias")))
 }
 
 /// The name that shares most with `wanted` at beginning and end, if that is most of it.
@@ -332,10 +366,15 @@ impl<'de> serde::de::Visitor<'de> for DistinctNames {
 
 /// Elements of a float tensor, if its type is one that is read.
 pub fn to_f32(raw: &RawTensor) -> Option<Vec<f32>> {
-    match raw.dtype {
-        Dtype::F32 => Some(raw.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
-        Dtype::F16 => Some(raw.data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-        Dtype::BF16 => Some(raw.data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
+    floats(raw.dtype, &raw.data)
+}
+
+/// As [`to_f32`], for elements that lie elsewhere.
+pub(crate) fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+    match dtype {
+        Dtype::F32 => Some(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
+        Dtype::F16 => Some(data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
+        Dtype::BF16 => Some(data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
         _ => None,
     }
 }
@@ -348,23 +387,47 @@ pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
     bytemuck::cast_slice(values).to_vec()
 }
 
-/// Writes a safetensors file into `sink`: widest elements first, then by name, so that every tensor is aligned.
+/// Writes a safetensors file into `sink`.
 pub fn write_safetensors(tensors: &BTreeMap<String, RawTensor>, sink: &mut dyn Write) -> std::io::Result<()> {
-    let mut order: Vec<(&String, &RawTensor)> = tensors.iter().collect();
-    order.sort_by_key(|(name, raw)| (std::cmp::Reverse(raw.dtype.bitsize()), *name));
+    let views = tensors.iter().map(|(name, raw)| TensorView {
+        name,
+        dtype: raw.dtype,
+        shape: &raw.shape,
+        data: [&raw.data, &[]],
+    });
+    write_views(views.collect(), sink)
+}
+
+/// A tensor to write, whose bytes lie elsewhere, in two parts.
+pub(crate) struct TensorView<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [usize],
+    pub(crate) data: [&'a [u8]; 2],
+}
+
+impl TensorView<'_> {
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.iter().map(|part| part.len()).sum()
+    }
+}
+
+/// Writes a safetensors file into `sink`: widest elements first, then by name, so that every tensor is aligned.
+pub(crate) fn write_views(mut views: Vec<TensorView<'_>>, sink: &mut dyn Write) -> std::io::Result<()> {
+    views.sort_by_key(|view| (std::cmp::Reverse(view.dtype.bitsize()), view.name));
     let mut header = serde_json::Map::from_iter([("__metadata__".into(), serde_json::json!({"format": "pt"}))]);
     let mut at = 0;
-    for (name, raw) in &order {
-        let end = at + raw.data.len();
-        let fields = serde_json::json!({"dtype": raw.dtype, "shape": raw.shape, "data_offsets": [at, end]});
-        header.insert((*name).clone(), fields);
+    for view in &views {
+        let end = at + view.bytes();
+        let fields = serde_json::json!({"dtype": view.dtype, "shape": view.shape, "data_offsets": [at, end]});
+        header.insert(view.name.to_string(), fields);
         at = end;
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     sink.write_all(&(header.len() as u64).to_le_bytes())?;
     sink.write_all(&header)?;
-    order.into_iter().try_for_each(|(_, raw)| sink.write_all(&raw.data))
+    views.iter().flat_map(|view| view.data).try_for_each(|part| sink.write_all(part))
 }
 
 /// A folder of the three-folder layout.

@@ -87,6 +87,16 @@ impl ImageProcessor {
         Self { mode, ..self }
     }
 
+    /// The same processor without a canvas around the picture: for readers that are told of it elsewhere.
+    #[must_use]
+    pub fn unpadded(self) -> Self {
+        match (self.mode, self.fit) {
+            (GeometryMode::Pad, Fit::Crop { .. }) => self.with_mode(GeometryMode::Square),
+            (GeometryMode::Pad, Fit::Exact { .. }) => self.with_mode(GeometryMode::Resize),
+            _ => self,
+        }
+    }
+
     /// Reads a `preprocessor_config.json`.
     ///
     /// # Errors

@@ -5,7 +5,11 @@ pub mod fuzz;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use vila_model::weights::{RawTensor, parse, write_safetensors};
 
 /// Counts what the current thread allocates.
 pub struct Counting;
@@ -77,6 +81,59 @@ pub fn copy(from: &Path, to: &Path) {
             std::fs::copy(&from, &to).expect("copy");
         }
     }
+}
+
+pub fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).expect("file")).expect("json")
+}
+
+pub fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut value = read_json(path);
+    edit(&mut value);
+    std::fs::write(path, value.to_string()).expect("write");
+}
+
+/// The tensors of a weight file under other names.
+pub fn renamed(path: &Path, rename: impl Fn(&str) -> String) -> BTreeMap<String, RawTensor> {
+    let bytes = std::fs::read(path).expect("weights");
+    let tensors = parse(path, &bytes).expect("tensors").into_iter();
+    let raw = |tensor: vila_model::torch_file::FileTensor| {
+        let raw = RawTensor { dtype: tensor.dtype, shape: tensor.shape, data: bytes[tensor.bytes].to_vec() };
+        (rename(&tensor.name), raw)
+    };
+    tensors.map(raw).collect()
+}
+
+/// Writes a safetensors file.
+pub fn write_weights(path: &Path, tensors: &BTreeMap<String, RawTensor>) {
+    let mut bytes = Vec::new();
+    write_safetensors(tensors, &mut bytes).expect("safetensors");
+    std::fs::write(path, bytes).expect("write");
+}
+
+/// The single folder; its tower is embedded, so that of the folder beside only the configuration counts.
+pub fn llava_embedded() -> PathBuf {
+    let dir = folder("llava-embedded").join("model");
+    copy(&layouts().join("llava"), &dir);
+    let tower = dir.join("../clip-tiny");
+    copy(&layouts().join("parts/clip-tiny"), &tower);
+    std::fs::remove_file(tower.join("pytorch_model.bin")).expect("remove");
+    dir
+}
+
+/// The single folder without tower and projector, which lie beside.
+pub fn llava_apart(name: &str) -> PathBuf {
+    let dir = folder(name);
+    copy(&layouts().join("llava"), &dir);
+    std::fs::remove_file(dir.join("pytorch_model-00003-of-00003.bin")).expect("remove");
+    std::fs::remove_file(dir.join("preprocessor_config.json")).expect("remove");
+    edit_json(&dir.join("pytorch_model.bin.index.json"), |index| {
+        let map = index["weight_map"].as_object_mut().expect("map");
+        map.retain(|_, shard| !shard.as_str().is_some_and(|shard| shard.contains("00003-of")));
+    });
+    std::fs::copy(layouts().join("parts/mm_projector.bin"), dir.join("mm_projector.bin")).expect("copy");
+    copy(&layouts().join("parts/clip-tiny"), &dir.join("openai/clip-tiny"));
+    dir
 }
 
 /// A zip archive of stored entries.

@@ -5,6 +5,7 @@
 mod ablate;
 mod bench;
 mod chat;
+mod convert;
 mod data;
 mod doctor;
 mod generate;
@@ -63,6 +64,8 @@ enum Command {
     Probe(probe::ProbeArguments),
     /// Computes a benchmark's metric from prediction and reference files alone.
     Metrics(metrics::MetricsArguments),
+    /// Writes a checkpoint directory in another layout.
+    Convert(convert::ConvertArguments),
     /// Says what a checkpoint directory holds.
     Inspect(inspect::InspectArguments),
     /// Measures.
@@ -132,6 +135,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Ablate(arguments) => ablate::run(arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Metrics(arguments) => metrics::metrics(arguments),
+        Command::Convert(arguments) => convert::convert(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Bench(command) => bench::run(command),
         #[cfg(feature = "cuda")]

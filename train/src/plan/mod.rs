@@ -159,7 +159,7 @@ pub fn plan(recipe: &Recipe, path: &Path, options: &PlanOptions) -> Result<Plan>
     };
     let parameters = ["vision_tower.", "mm_projector.", "llm."].map(count);
     let dtype: DType = recipe.model.precision.into();
-    let mut before = recipe.model.from.as_ref().and(recipe.stage.first());
+    let mut before = recipe.stage.first().filter(|_| recipe.model.reads_weights());
     let mut stages = Vec::new();
     for stage in &recipe.stage {
         let content = content(recipe, stage, &config, tokenizer.as_ref(), options.assume)?;
@@ -185,6 +185,12 @@ fn model(recipe: &Recipe, path: &Path, vocab: usize) -> Result<(VilaConfig, Opti
         let files = [from.join("llm/tokenizer.json"), from.join("tokenizer.json")];
         let tokenizer = files.iter().find(|file| file.exists()).map(|file| Tokenizer::from_file(file));
         return Ok((config, tokenizer.transpose()?));
+    }
+    if let Some(parts) = recipe.parts(path)? {
+        let own = parts.llm.join("tokenizer.json");
+        let file = parts.tokenizer.unwrap_or(&own);
+        let there = file.exists() || file.with_file_name("tokenizer.model").exists();
+        return Ok((parts.config()?, there.then(|| Tokenizer::from_file(file)).transpose()?));
     }
     let file = recipe.model.tokenizer.as_ref().filter(|file| file.exists());
     let tokenizer = file.map(|file| Tokenizer::from_file(file)).transpose()?;

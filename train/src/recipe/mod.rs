@@ -1,6 +1,7 @@
 //! A recipe: one TOML file for a whole run. Paths in it are relative to its folder.
 
 mod overrides;
+mod start;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use vila_autograd::Recompute;
 use vila_engine::DType;
 use vila_engine::ops::{GeluKind, HeadShape};
 use vila_model::VilaConfig;
-use vila_model::config::{LlamaConfig, ProjectorConfig, ProjectorKind, VisionConfig, VisionFamily};
-use vila_model::image::{ChannelStats, GeometryMode, ImageProcessor};
+use vila_model::config::{LlamaConfig, ProjectorConfig, VisionConfig, VisionFamily};
+use vila_model::image::ImageProcessor;
 
 use crate::{Error, Result};
 
@@ -61,6 +62,15 @@ pub struct Recipe {
 pub struct ModelSpec {
     /// A checkpoint directory to start from; excludes the other fields.
     pub from: Option<PathBuf>,
+    /// Directory of a Hugging Face Llama to start from, with a random projector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub llm_from: Option<PathBuf>,
+    /// Directory of a CLIP or SigLIP to start from, with `llm_from`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vision_from: Option<PathBuf>,
+    /// Which hidden state of that tower becomes features, -2 if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select_layer: Option<i64>,
     /// `tokenizer.json`, or a SentencePiece `tokenizer.model`.
     pub tokenizer: Option<PathBuf>,
     /// Decoder sizes, for random weights.
@@ -497,7 +507,8 @@ impl Recipe {
     fn resolve_paths(&mut self, folder: &Path) {
         let resolve = |path: &mut PathBuf| *path = folder.join(&path);
         resolve(&mut self.out);
-        [&mut self.model.from, &mut self.model.tokenizer].into_iter().flatten().for_each(resolve);
+        let ModelSpec { from, llm_from, vision_from, tokenizer, .. } = &mut self.model;
+        [from, llm_from, vision_from, tokenizer].into_iter().flatten().for_each(resolve);
         for source in self.sources.values_mut() {
             source.input.iter_mut().for_each(resolve);
             [&mut source.shard, &mut source.images].into_iter().flatten().for_each(resolve);
@@ -508,20 +519,7 @@ impl Recipe {
 
     fn check(&self) -> std::result::Result<(), String> {
         let ensure = |fine: bool, problem: String| if fine { Ok(()) } else { Err(problem) };
-        let model = &self.model;
-        let sizes = model.llm.is_some() && model.vision.is_some() && model.tokenizer.is_some();
-        let none = model.llm.is_none() && model.vision.is_none();
-        let image = &model.image;
-        let alone = model.tokenizer.is_none()
-            && model.projector.is_none()
-            && image.mode.is_none()
-            && image.mean.is_none()
-            && image.std.is_none();
-        ensure(
-            (model.from.is_some() && none && alone) || (model.from.is_none() && sizes),
-            "`model` needs either `from` alone (a checkpoint directory) or `tokenizer`, `llm` and `vision` sizes"
-                .into(),
-        )?;
+        self.model.check()?;
         for (name, source) in &self.sources {
             let raw = source.format.is_some() && !source.input.is_empty();
             let options = [
@@ -625,10 +623,7 @@ impl Recipe {
         let (Some(llm), Some(vision)) = (&self.model.llm, &self.model.vision) else {
             return Err(Error::recipe(path, "`model.llm` and `model.vision` are missing"));
         };
-        let projector = self.model.projector.as_deref().unwrap_or("linear");
-        let kind = ProjectorKind::parse(projector).ok_or_else(|| {
-            Error::recipe(path, format!("`model.projector` is {projector}; implemented are {}", ProjectorKind::NAMES))
-        })?;
+        let kind = self.model.projector_kind(path)?;
         let kv_heads = llm.kv_heads.unwrap_or(llm.heads);
         let divides = |n: usize, of: usize| n > 0 && of.is_multiple_of(n);
         let sizes = [llm.hidden_size, llm.intermediate_size, llm.layers, llm.max_positions]
@@ -697,24 +692,11 @@ impl Recipe {
 
     fn processor(&self, path: &Path, family: VisionFamily, size: usize) -> Result<ImageProcessor> {
         let side = u32::try_from(size).map_err(|_| Error::recipe(path, "`model.vision.image_size` is too large"))?;
-        let mut processor = match family {
+        let processor = match family {
             VisionFamily::Clip => ImageProcessor::clip(side),
             VisionFamily::Siglip => ImageProcessor::siglip(side),
         };
-        let (mean, std) = (self.model.image.mean, self.model.image.std);
-        if mean.is_some() || std.is_some() {
-            let old = processor.stats();
-            processor =
-                processor.with_stats(ChannelStats { mean: mean.unwrap_or(old.mean), std: std.unwrap_or(old.std) });
-        }
-        match &self.model.image.mode {
-            None => Ok(processor),
-            Some(mode) => {
-                let mode: GeometryMode =
-                    mode.parse().map_err(|error| Error::recipe(path, format!("`model.image.mode`: {error}")))?;
-                Ok(processor.with_mode(mode))
-            }
-        }
+        self.adjusted(path, processor)
     }
 }
 

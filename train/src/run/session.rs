@@ -30,6 +30,12 @@ impl Session {
         if let Some(from) = &recipe.model.from {
             return Self::load(from, backend, recipe, recipe.stage.first());
         }
+        if let Some(parts) = recipe.parts(path)? {
+            let trains = |spec: &ParamSpec| recipe.stage.first().is_some_and(|stage| stage.trains(&spec.name));
+            let mut vila = Vila::start(&parts, backend, recipe.model.precision.into(), trains)?;
+            vila.processor = recipe.adjusted(path, vila.processor)?;
+            return Ok(Self::of(vila, recipe));
+        }
         let file =
             recipe.model.tokenizer.as_ref().ok_or_else(|| Error::recipe(path, "`model.tokenizer` is missing"))?;
         let tokenizer = Tokenizer::from_file(file)?;
@@ -55,7 +61,11 @@ impl Session {
         stage: Option<&StageSpec>,
     ) -> Result<Self> {
         let trains = |spec: &ParamSpec| stage.is_some_and(|stage| stage.trains(&spec.name));
-        let vila = Vila::load_with(dir, Arc::clone(&backend), recipe.model.precision.into(), trains)?;
+        Ok(Self::of(Vila::load_with(dir, backend, recipe.model.precision.into(), trains)?, recipe))
+    }
+
+    fn of(vila: Vila, recipe: &Recipe) -> Self {
+        let backend = vila.shared_backend();
         let carried = Carried {
             config: vila.config,
             extras: vila.extras,
@@ -63,7 +73,7 @@ impl Session {
             preprocessor: vila.processor.to_json(),
             recipe: printed(recipe),
         };
-        Ok(Session { backend, carried, store: Some(vila.store), tokenizer: vila.tokenizer, processor: vila.processor })
+        Session { backend, carried, store: Some(vila.store), tokenizer: vila.tokenizer, processor: vila.processor }
     }
 
     /// The weights with another choice of what trains.
