@@ -1,6 +1,6 @@
 //! Gradients of every tape op, by central differences in f64 on the reference.
 
-use vila_autograd::{Init, ParamId, ParamPart, ParamSpec, Recompute, Result, Tape, Var, grad_check};
+use vila_autograd::{Init, LowRank, ParamId, ParamPart, ParamSpec, Recompute, Result, Tape, Var, grad_check};
 use vila_engine::ops::{GeluKind, HeadShape};
 use vila_engine::{Backend, CpuBackend, DType, NO_ROW};
 
@@ -98,6 +98,21 @@ const TABLE: &[Row] = &[
     }),
     ("add", |op| check(op, &[(2, 3), (2, 3)], vec![], |tape, x| tape.add(&x[0], &x[1]))),
     ("dropout", |op| check(op, &[(6, 5)], vec![], |tape, x| tape.dropout(&x[0], 0.4, 9, 1))),
+    ("low_rank", |op| {
+        let specs = || vec![spec("w", &[5, 4]), spec("down", &[3, 4]), spec("up", &[2, 3])];
+        for noise in [None, Some(9)] {
+            check(op, &[(6, 4)], specs(), move |tape, x| {
+                // The tape's builder takes it whole.
+                let (backend, store) = (tape.backend(), tape.store());
+                let plain = std::mem::replace(tape, Tape::new(backend, store));
+                *tape = if let Some(seed) = noise { plain.noise(seed) } else { plain };
+                let y = tape.linear(&x[0], id(tape, "w"), None)?;
+                let (down, up) = (id(tape, "down"), id(tape, "up"));
+                let adapter = LowRank { down, up, cols: 1..3, scale: 0.5, dropout: 0.4, stream: 2 };
+                tape.low_rank(y, &x[0], &adapter)
+            });
+        }
+    }),
     ("vision_embed", |op| {
         check(op, &[(8, 3)], vec![spec("class", &[3]), spec("positions", &[5, 3])], |tape, x| {
             tape.vision_embed(&x[0], Some(id(tape, "class")), id(tape, "positions"))

@@ -96,12 +96,15 @@ fn bits_are_the_same(backend: &dyn Backend, config: &VilaConfig, dtype: DType, s
     assert!(held[0] > held[1] && held[1] > held[2], "{held:?}");
 }
 
-const KINDS: [ProjectorKind; 5] = [
+const KINDS: [ProjectorKind; 8] = [
     ProjectorKind::Linear,
     ProjectorKind::Mlp { depth: 2 },
     ProjectorKind::Downsample,
     ProjectorKind::MlpDownsample,
-    ProjectorKind::Transformer { depth: 1 },
+    ProjectorKind::MlpDownsample2x2Fix,
+    ProjectorKind::MlpDownsample3x3Fix,
+    ProjectorKind::Transformer { depth: 1, width: None, heads: None },
+    ProjectorKind::Transformer { depth: 2, width: Some(48), heads: Some(3) },
 ];
 
 #[test]
@@ -109,7 +112,7 @@ fn recompute_changes_no_bit_of_a_whole_model() {
     let (fast, reference) = (CpuBackend::fast(), CpuBackend::reference());
     for seed in 0..10 {
         let family = if seed % 2 == 0 { VisionFamily::Clip } else { VisionFamily::Siglip };
-        let config = tiny(family, KINDS[seed as usize % 5], seed % 3 == 0);
+        let config = tiny(family, KINDS[seed as usize % KINDS.len()], seed % 3 == 0);
         for vision in [false, true] {
             bits_are_the_same(&fast, &config, DType::F32, seed, vision);
             bits_are_the_same(&reference, &config, DType::BF16, seed, vision);

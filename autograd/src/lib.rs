@@ -27,6 +27,7 @@ mod store;
 mod tape;
 
 pub use grad_check::{GradCheck, grad_check};
+pub use ops::LowRank;
 pub use store::{Init, ParamId, ParamPart, ParamRange, ParamSpec, ParamStore};
 pub use tape::{Recompute, Tape, Var};
 pub use vila_engine::{Error, Result};

@@ -188,18 +188,8 @@ impl ParamStore {
         trains: impl Fn(&ParamSpec) -> bool,
     ) -> Result<Self> {
         let store = Self::layout(backend, specs, dtype, trains, |_| None)?;
-        store.initialise(backend, seed, |_| true)?;
+        store.ids().try_for_each(|id| store.initialize(backend, id, seed))?;
         Ok(store)
-    }
-
-    /// Sets those parameters that `which` accepts to the initial values of [`ParamStore::new`].
-    pub fn initialise(&self, backend: &dyn Backend, seed: u64, which: impl Fn(&ParamSpec) -> bool) -> Result<()> {
-        for slot in self.slots.iter().filter(|slot| which(&slot.spec)) {
-            let mut values = Vec::with_capacity(slot.spec.len());
-            slot.spec.parts.iter().for_each(|part| initial(slot.spec.init, part, seed, &mut values));
-            self.set_slot(backend, slot, &values)?;
-        }
-        Ok(())
     }
 
     /// Frozen f32 parameters without initial values, except that the matrices of `mapped` stay where they are.
@@ -280,19 +270,34 @@ impl ParamStore {
 
     /// The same weights with another choice of what trains; gradients start at zero.
     pub fn with_trainable(self, backend: &dyn Backend, trains: impl Fn(&ParamSpec) -> bool) -> Result<Self> {
-        if self.slots.iter().all(|slot| trains(&slot.spec) == slot.grad.is_some()) {
+        let specs = self.slots.iter().map(|slot| slot.spec.clone()).collect();
+        self.with_specs(backend, specs, 0, trains)
+    }
+
+    /// The weights of another list of parameters: those that were there stay what they are, new ones start from `seed` as in
+    /// [`ParamStore::new`]. Gradients start at zero.
+    pub fn with_specs(
+        self,
+        backend: &dyn Backend,
+        specs: Vec<ParamSpec>,
+        seed: u64,
+        trains: impl Fn(&ParamSpec) -> bool,
+    ) -> Result<Self> {
+        let same =
+            |(slot, spec): (&Slot, &ParamSpec)| slot.spec.name == spec.name && trains(spec) == slot.grad.is_some();
+        if self.slots.len() == specs.len() && self.slots.iter().zip(&specs).all(same) {
             self.zero_grads(backend)?;
             return Ok(self);
         }
-        let ParamStore { mut slots, dtype, grads, .. } = self;
-        let specs = slots.iter().map(|slot| slot.spec.clone()).collect();
+        let ParamStore { mut slots, by_name, dtype, grads, .. } = self;
         // Both choices' weights exist for a moment; the old gradients need not.
         slots.iter_mut().for_each(|slot| slot.grad = None);
         drop(grads);
         let store = Self::layout(backend, specs, dtype, trains, |_| None)?;
-        for (old, new) in slots.iter().zip(&store.slots) {
-            for target in new.targets() {
-                old.copy_to(backend, target)?;
+        for (id, new) in store.ids().zip(&store.slots) {
+            match by_name.get(&new.spec.name).and_then(|old| slots.get(old.0)) {
+                None => store.initialize(backend, id, seed)?,
+                Some(old) => new.targets().try_for_each(|target| old.copy_to(backend, target))?,
             }
         }
         Ok(store)
@@ -381,29 +386,45 @@ impl ParamStore {
 
     /// Overwrites a parameter: the values of its parts one after another.
     pub fn set(&self, backend: &dyn Backend, id: ParamId, values: &[f32]) -> Result<()> {
-        self.set_slot(backend, &self.slots[id.0], values)
-    }
-
-    fn set_slot(&self, backend: &dyn Backend, slot: &Slot, values: &[f32]) -> Result<()> {
-        if values.len() != slot.spec.len() {
-            let message = format!("{} takes {} values, got {}", slot.spec.name, slot.spec.len(), values.len());
+        let spec = self.spec(id);
+        if values.len() != spec.len() {
+            let message = format!("{} takes {} values, got {}", spec.name, spec.len(), values.len());
             return Err(Error::Argument { op: "set", message });
         }
-        let (rows, cols) = slot.spec.matrix();
-        let values = backend.upload_f32(rows, cols, values)?;
-        slot.targets().try_for_each(|target| backend.copy(&Copy { x: &values, y: target }))
+        let (rows, cols) = spec.matrix();
+        self.slots[id.0].take(backend, &backend.upload_f32(rows, cols, values)?)
     }
 
-    /// Every part with its weight as f32 (the master where there is one), in model order.
-    pub fn export(&self, backend: &dyn Backend, id: ParamId) -> Result<Vec<(ParamPart, Vec<f32>)>> {
+    /// Gives a parameter its initial values.
+    pub fn initialize(&self, backend: &dyn Backend, id: ParamId, seed: u64) -> Result<()> {
+        let spec = self.spec(id);
+        let mut values = Vec::with_capacity(spec.len());
+        spec.parts.iter().for_each(|part| initial(spec.init, part, seed, &mut values));
+        self.set(backend, id, &values)
+    }
+
+    /// A copy of a parameter in f32 (of its master where there is one): `[rows, cols]`.
+    pub fn values(&self, backend: &dyn Backend, id: ParamId) -> Result<Tensor> {
         let slot = &self.slots[id.0];
         let (rows, cols) = slot.spec.matrix();
         let values = backend.alloc(DType::F32, rows, cols)?;
         slot.copy_to(backend, &values)?;
-        let values = backend.to_vec::<f32>(&values)?;
+        Ok(values)
+    }
+
+    /// Changes a parameter by what `f` does to its [values](ParamStore::values).
+    pub fn edit(&self, backend: &dyn Backend, id: ParamId, f: impl FnOnce(&Tensor) -> Result<()>) -> Result<()> {
+        let values = self.values(backend, id)?;
+        f(&values)?;
+        self.slots[id.0].take(backend, &values)
+    }
+
+    /// Every part with its weight as f32 (the master where there is one), in model order.
+    pub fn export(&self, backend: &dyn Backend, id: ParamId) -> Result<Vec<(ParamPart, Vec<f32>)>> {
+        let values = backend.to_vec::<f32>(&self.values(backend, id)?)?;
         let mut rest = values.as_slice();
-        Ok(slot
-            .spec
+        Ok(self
+            .spec(id)
             .parts
             .iter()
             .map(|part| {
@@ -419,6 +440,11 @@ impl Slot {
     /// What an update writes: the weight and its master.
     fn targets(&self) -> impl Iterator<Item = &Tensor> {
         self.weight.parts().iter().chain(&self.master)
+    }
+
+    /// Overwrites weight and master.
+    fn take(&self, backend: &dyn Backend, values: &Tensor) -> Result<()> {
+        self.targets().try_for_each(|target| backend.copy(&Copy { x: values, y: target }))
     }
 
     /// Copies the weight, from its master where there is one.

@@ -78,6 +78,7 @@ pub struct Tape<'a> {
     store: &'a ParamStore,
     recompute: Recompute,
     recording: bool,
+    noise: Option<u64>,
     nodes: Vec<Node<'a>>,
     vars: usize,
     leaves: HashMap<VarId, Tensor>,
@@ -88,12 +89,22 @@ impl<'a> Tape<'a> {
     /// An empty tape that keeps every activation.
     pub fn new(backend: &'a dyn Backend, store: &'a ParamStore) -> Self {
         let (nodes, leaves) = (Vec::new(), HashMap::new());
-        Tape { backend, store, recompute: Recompute::None, recording: true, nodes, vars: 0, leaves, on_complete: None }
+        let (recompute, recording, noise, on_complete) = (Recompute::None, true, None, None);
+        Tape { backend, store, recompute, recording, noise, nodes, vars: 0, leaves, on_complete }
     }
 
     /// Chooses what the backward pass computes again; no choice changes a bit of the result.
     pub fn recompute(self, recompute: Recompute) -> Self {
         Tape { recompute, ..self }
+    }
+
+    /// Lets the model's dropout act, with bits that follow from `seed`; on other tapes it passes everything.
+    pub fn noise(self, seed: u64) -> Self {
+        Tape { noise: Some(seed), ..self }
+    }
+
+    pub(crate) fn noise_seed(&self) -> Option<u64> {
+        self.noise
     }
 
     /// A tape that records nothing, for inference: every value is a constant.
@@ -208,7 +219,7 @@ impl<'a> Tape<'a> {
         let outputs = f(&mut inner, &leaves)?;
         let params: Vec<ParamId> = inner.nodes.iter().flat_map(|node| node.params.iter().copied()).collect();
         drop(inner);
-        let (backend, store) = (self.backend, self.store);
+        let (backend, store, noise) = (self.backend, self.store, self.noise);
         let differentiable: Vec<bool> = outputs.iter().map(Var::requires_grad).collect();
         let tensors: Vec<Tensor> = outputs.into_iter().map(|var| var.tensor).collect();
         let vars: Vec<Var<'a>> = tensors
@@ -221,7 +232,7 @@ impl<'a> Tape<'a> {
         }
         let parents = inputs.to_vec();
         let backward = move |gradients: &mut Gradients<'a>, grads: Vec<Option<Tensor>>| {
-            let mut again = Tape::new(backend, store);
+            let mut again = Tape { noise, ..Tape::new(backend, store) };
             let leaves = again.adopt(&parents);
             let outputs = f(&mut again, &leaves)?;
             let mut grads = grads.into_iter();
@@ -245,7 +256,7 @@ impl<'a> Tape<'a> {
     }
 
     fn inner(&self) -> Tape<'a> {
-        Tape::new(self.backend, self.store)
+        Tape { noise: self.noise, ..Tape::new(self.backend, self.store) }
     }
 
     fn adopt(&mut self, vars: &[Var<'a>]) -> Vec<Var<'a>> {

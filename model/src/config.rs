@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use vila_engine::ops::{GeluKind, HeadShape};
 
+use crate::expert::ExpertConfig;
 use crate::image::GeometryMode;
 use crate::llava::Tower;
+use crate::lora::{self, LoraConfig};
 use crate::weights::projector_has_bias;
 use crate::{Error, Result};
 
@@ -416,6 +418,8 @@ impl VisionConfig {
 /// What lies between vision tower and LLM (spec 1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProjectorKind {
+    /// Nothing: the tower is as wide as the decoder.
+    Identity,
     /// One linear layer.
     Linear,
     /// `k` linear layers with GELU between: `mlp2x_gelu`.
@@ -427,47 +431,111 @@ pub enum ProjectorKind {
     Downsample,
     /// 2x2 neighbours, layer norm and two linear layers; token order transposed, as in released weights.
     MlpDownsample,
+    /// The same with tokens in row-major order.
+    MlpDownsample2x2Fix,
+    /// 3x3 neighbours, then layer norms and three linear layers.
+    MlpDownsample3x3Fix,
     /// One linear layer and pre-norm transformer blocks over the patches (the paper's Table 1).
     Transformer {
         /// Number of blocks.
         depth: usize,
+        /// Their width, if it is not the decoder's; then one more linear layer follows.
+        width: Option<usize>,
+        /// Their heads; about 128 wide if left out.
+        heads: Option<usize>,
     },
 }
 
 impl ProjectorKind {
-    /// Reads the public name.
+    /// Reads the public name. Transformers are `transformer`, or with more blocks, another width or heads than usual,
+    /// `transformer2x_512w_4h`.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
+            "identity" => Some(ProjectorKind::Identity),
             "linear" => Some(ProjectorKind::Linear),
             "downsample" => Some(ProjectorKind::Downsample),
             "mlp_downsample" => Some(ProjectorKind::MlpDownsample),
-            "transformer" => Some(ProjectorKind::Transformer { depth: 1 }),
-            _ => {
-                let middle = |start, end| name.strip_prefix(start)?.strip_suffix(end)?.parse::<usize>().ok();
-                let mlp = middle("mlp", "x_gelu").map(|depth| ProjectorKind::Mlp { depth });
-                let blocks = || middle("transformer", "x").map(|depth| ProjectorKind::Transformer { depth });
-                mlp.or_else(blocks).filter(|kind| match kind {
-                    ProjectorKind::Mlp { depth } | ProjectorKind::Transformer { depth } => (1..=64).contains(depth),
-                    _ => true,
-                })
+            "mlp_downsample_2x2_fix" => Some(ProjectorKind::MlpDownsample2x2Fix),
+            "mlp_downsample_3x3_fix" => Some(ProjectorKind::MlpDownsample3x3Fix),
+            _ => match name.strip_prefix("transformer") {
+                Some(options) => Self::parse_transformer(options),
+                None => {
+                    let depth = name.strip_prefix("mlp")?.strip_suffix("x_gelu")?.parse().ok()?;
+                    (1..=64).contains(&depth).then_some(ProjectorKind::Mlp { depth })
+                }
+            },
+        }
+    }
+
+    fn parse_transformer(options: &str) -> Option<Self> {
+        let (mut depth, mut width, mut heads) = (1, None, None);
+        for option in options.split('_').filter(|option| !option.is_empty()) {
+            let (number, unit) = option.split_at_checked(option.len() - 1)?;
+            let number = number.parse().ok().filter(|number| (1..1 << 20).contains(number))?;
+            match unit {
+                "x" => depth = number,
+                "w" => width = Some(number),
+                "h" => heads = Some(number),
+                _ => return None,
             }
         }
+        (depth <= 64).then_some(ProjectorKind::Transformer { depth, width, heads })
     }
 
     /// The public name.
     pub fn name(self) -> String {
         match self {
+            ProjectorKind::Identity => "identity".into(),
             ProjectorKind::Linear => "linear".into(),
             ProjectorKind::Mlp { depth } => format!("mlp{depth}x_gelu"),
             ProjectorKind::Downsample => "downsample".into(),
             ProjectorKind::MlpDownsample => "mlp_downsample".into(),
-            ProjectorKind::Transformer { depth: 1 } => "transformer".into(),
-            ProjectorKind::Transformer { depth } => format!("transformer{depth}x"),
+            ProjectorKind::MlpDownsample2x2Fix => "mlp_downsample_2x2_fix".into(),
+            ProjectorKind::MlpDownsample3x3Fix => "mlp_downsample_3x3_fix".into(),
+            ProjectorKind::Transformer { depth, width, heads } => {
+                let depth = if depth > 1 { format!("{depth}x") } else { String::new() };
+                let option = |number: Option<usize>, unit| number.map_or(String::new(), |n| format!("_{n}{unit}"));
+                format!("transformer{depth}{}{}", option(width, 'w'), option(heads, 'h'))
+            }
         }
     }
 
     /// Names that [`ProjectorKind::parse`] takes, for messages.
-    pub const NAMES: &'static str = "linear, mlp2x_gelu, downsample, mlp_downsample, transformer";
+    pub const NAMES: &'static str = "linear, mlp2x_gelu, identity, downsample, mlp_downsample, mlp_downsample_2x2_fix, \
+                                     mlp_downsample_3x3_fix, transformer, transformer2x_512w_4h";
+
+    /// How many patches along a side become one token.
+    fn merged_side(self) -> usize {
+        match self {
+            ProjectorKind::Downsample | ProjectorKind::MlpDownsample | ProjectorKind::MlpDownsample2x2Fix => 2,
+            ProjectorKind::MlpDownsample3x3Fix => 3,
+            _ => 1,
+        }
+    }
+
+    /// Heads of a transformer's blocks of that width.
+    pub(crate) fn heads(self, width: usize) -> usize {
+        let usual = || (1..=(width / 128).max(1)).rev().find(|heads| width.is_multiple_of(*heads)).unwrap_or(1);
+        match self {
+            ProjectorKind::Transformer { heads: Some(heads), .. } => heads,
+            _ => usual(),
+        }
+    }
+
+    /// Whether it fits between a tower and a decoder of these widths; says what is wrong.
+    pub fn check(self, vision: usize, llm: usize) -> std::result::Result<(), String> {
+        match self {
+            ProjectorKind::Identity if vision != llm => {
+                Err(format!("is identity, which cannot make features of {vision} as wide as the decoder ({llm})"))
+            }
+            ProjectorKind::Transformer { width, heads: Some(heads), .. }
+                if !width.unwrap_or(llm).is_multiple_of(heads) =>
+            {
+                Err(format!("has {heads} heads, which do not divide the width {}", width.unwrap_or(llm)))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A projector and its options.
@@ -492,6 +560,10 @@ pub struct VilaConfig {
     pub image_token: Option<u32>,
     /// How images become square, where the checkpoint overrides its image processor (`image_aspect_ratio`).
     pub aspect: Option<GeometryMode>,
+    /// Weights of their own for positions of images, if it has them.
+    pub expert: Option<ExpertConfig>,
+    /// Low-rank adapters beside the decoder's weights, if it has them.
+    pub lora: Option<LoraConfig>,
 }
 
 /// How a checkpoint directory is laid out.
@@ -549,7 +621,7 @@ impl VilaConfig {
         decoder.read_generation(llm)?;
         let mut vision = VisionConfig::from_fields(&Fields::read(&tower.join("config.json"))?, select_layer, true)?;
         vision.drop_class = vision.has_class();
-        Ok(VilaConfig { llm: decoder, vision, projector, image_token: None, aspect: None })
+        Ok(VilaConfig { llm: decoder, vision, projector, image_token: None, aspect: None, lora: None, expert: None })
     }
 
     fn read_layout(dir: &Path, root: &Fields) -> Result<(Self, Layout)> {
@@ -576,7 +648,12 @@ impl VilaConfig {
         let llm = Fields::read(&dir.join("llm/config.json"))?;
         let vision = Fields::read(&dir.join("vision_tower/config.json"))?;
         let projector = Fields::read(&dir.join("mm_projector/config.json"))?;
-        Self::from_parts((dir, Layout::Vila), root, &llm, &vision, &projector)
+        let mut config = Self::from_parts((dir, Layout::Vila), root, &llm, &vision, &projector)?;
+        config.lora = lora::of_checkpoint(dir)?;
+        if let Some(expert) = root.child("visual_expert")? {
+            config.expert = Some(ExpertConfig { last_as_text: expert.flag_or("last_as_text", false)? });
+        }
+        Ok(config)
     }
 
     /// One file describes all but the tower.
@@ -605,8 +682,11 @@ impl VilaConfig {
         let mut vision = VisionConfig::from_fields(vision, select_layer, drop_class)?;
         // `patch` on a tower without class token would drop a real patch (spec 1.3).
         vision.drop_class &= vision.has_class();
+        let llm = LlamaConfig::from_fields(llm)?;
+        kind.check(vision.hidden_size, llm.hidden_size)
+            .map_err(|problem| projector.error("mm_projector_type", problem))?;
         Ok(VilaConfig {
-            llm: LlamaConfig::from_fields(llm)?,
+            llm,
             vision,
             projector: ProjectorConfig {
                 kind,
@@ -623,6 +703,8 @@ impl VilaConfig {
                     root.error("image_aspect_ratio", format!("is {name}; implemented are pad, square and resize"))
                 })?),
             },
+            expert: None,
+            lora: None,
         })
     }
 
@@ -665,20 +747,22 @@ impl VilaConfig {
             },
             image_token: root.token_id("image_token_index").or(root.token_id("image_token_id")),
             aspect: None,
+            expert: None,
+            lora: None,
         })
     }
 
     /// Feature rows that one image takes in the token stream.
     pub fn tokens_per_image(&self) -> usize {
-        match self.projector.kind {
-            ProjectorKind::Downsample | ProjectorKind::MlpDownsample => self.vision.grid().div_ceil(2).pow(2),
-            _ => self.vision.tokens(),
+        match self.projector.kind.merged_side() {
+            1 => self.vision.tokens(),
+            side => self.vision.grid().div_ceil(side).pow(2),
         }
     }
 
     /// Root `config.json` of the three-folder layout.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut json = json!({
             "model_type": "llava_llama",
             "architectures": ["LlavaLlamaModel"],
             "llm_cfg": "llm",
@@ -693,7 +777,11 @@ impl VilaConfig {
             "image_token_id": self.image_token,
             "image_aspect_ratio": self.aspect.map(GeometryMode::name),
             "model_dtype": "torch.float32",
-        })
+        });
+        if let Some(ExpertConfig { last_as_text }) = self.expert {
+            json["visual_expert"] = json!({"last_as_text": last_as_text});
+        }
+        json
     }
 
     /// `config.json` of `mm_projector/`.
@@ -703,5 +791,28 @@ impl VilaConfig {
             "mm_projector_type": self.projector.kind.name(),
             "bias": self.projector.bias,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_projectors_are_read_as_they_are_written() {
+        let names = "linear, mlp3x_gelu, identity, downsample, mlp_downsample, mlp_downsample_2x2_fix, \
+                     mlp_downsample_3x3_fix, transformer, transformer2x, transformer_64w, transformer3x_512w_4h";
+        for name in names.split(", ") {
+            assert_eq!(ProjectorKind::parse(name).map(ProjectorKind::name).as_deref(), Some(name));
+        }
+        for name in
+            ["mlp0x_gelu", "mlpx_gelu", "transformer0x", "transformer2y", "transformer99x", "transformer_w", "é"]
+        {
+            assert_eq!(ProjectorKind::parse(name), None, "{name}");
+        }
+        assert_eq!(ProjectorKind::parse("transformer2é"), None);
+        let odd = ProjectorKind::Transformer { depth: 1, width: None, heads: Some(3) };
+        assert!(odd.check(16, 32).is_err() && odd.check(16, 33).is_ok());
+        assert!(ProjectorKind::Identity.check(16, 32).is_err());
     }
 }

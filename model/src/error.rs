@@ -37,6 +37,14 @@ pub enum Error {
         /// One line per tensor.
         problems: String,
     },
+    /// An adapter was made for another model.
+    #[error("{}: the adapter does not fit the model:\n{problems}", path.display())]
+    Adapter {
+        /// The adapter's folder.
+        path: PathBuf,
+        /// One line per tensor.
+        problems: String,
+    },
     /// A prompt or document cannot be run.
     #[error("{0}")]
     Input(String),

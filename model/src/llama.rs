@@ -1,7 +1,9 @@
-use vila_autograd::{Init, ParamId, ParamPart, ParamSpec, ParamStore, Tape, Var};
+use vila_autograd::{Init, LowRank, ParamId, ParamPart, ParamSpec, ParamStore, Tape, Var};
 use vila_engine::{Result, Tensor};
 
-use crate::config::LlamaConfig;
+use crate::config::{LlamaConfig, VilaConfig};
+use crate::expert::{Expert, Routing, routed};
+use crate::lora::{self, Target};
 use crate::rope::RopeTables;
 
 /// Names of the decoder's parameters, in model order, under `llm.` (spec 2.1).
@@ -63,13 +65,82 @@ pub(crate) struct Llama {
     layers: Vec<Layer>,
 }
 
+/// A linear layer with the adapters beside it.
+pub(crate) struct Linear {
+    weight: ParamId,
+    bias: Option<ParamId>,
+    adapters: Vec<LowRank>,
+}
+
+impl Linear {
+    pub(crate) fn new(store: &ParamStore, stem: &str) -> Option<Self> {
+        let (weight, bias) = (store.id(&format!("{stem}.weight"))?, store.id(&format!("{stem}.bias")));
+        Some(Linear { weight, bias, adapters: Vec::new() })
+    }
+
+    pub(crate) fn forward<'a>(&self, tape: &mut Tape<'a>, x: &Var<'a>) -> Result<Var<'a>> {
+        let y = tape.linear(x, self.weight, self.bias)?;
+        self.adapters.iter().try_fold(y, |y, adapter| tape.low_rank(y, x, adapter))
+    }
+}
+
 struct Layer {
     input_norm: ParamId,
-    qkv: (ParamId, Option<ParamId>),
-    o: (ParamId, Option<ParamId>),
+    qkv: Linear,
+    o: Linear,
     post_norm: ParamId,
-    gate_up: (ParamId, Option<ParamId>),
-    down: (ParamId, Option<ParamId>),
+    gate_up: Linear,
+    down: Linear,
+    expert: Option<Expert>,
+}
+
+impl Layer {
+    fn new(config: &VilaConfig, store: &ParamStore, layer: usize) -> Option<Self> {
+        let prefix = format!("llm.model.layers.{layer}.");
+        let norm = |name: &str| store.id(&format!("{prefix}{name}.weight"));
+        let linear = |stem: &str, targets: &[Target]| {
+            let adapters = lora::adapters(config, store, layer, targets)?;
+            Some(Linear { adapters, ..Linear::new(store, &format!("{prefix}{stem}"))? })
+        };
+        Some(Layer {
+            input_norm: norm("input_layernorm")?,
+            qkv: linear("qkv", &[Target::Q, Target::K, Target::V])?,
+            o: linear("self_attn.o_proj", &[Target::O])?,
+            post_norm: norm("post_attention_layernorm")?,
+            gate_up: linear("gate_up", &[Target::Gate, Target::Up])?,
+            down: linear("mlp.down_proj", &[Target::Down])?,
+            expert: match config.expert {
+                Some(_) => Some(Expert::new(store, layer)?),
+                None => None,
+            },
+        })
+    }
+
+    fn qkv<'a>(&self, tape: &mut Tape<'a>, x: &Var<'a>, routing: Option<&Routing>) -> Result<Var<'a>> {
+        let Some(expert) = &self.expert else { return self.qkv.forward(tape, x) };
+        routed(tape, x, routing, |tape, x| self.qkv.forward(tape, x), |tape, x| expert.qkv.forward(tape, x))
+    }
+
+    fn mlp<'a>(&self, tape: &mut Tape<'a>, x: &Var<'a>, routing: Option<&Routing>) -> Result<Var<'a>> {
+        let Some(expert) = &self.expert else { return mlp(tape, x, &self.gate_up, &self.down) };
+        let base = |tape: &mut Tape<'a>, x: &Var<'a>| mlp(tape, x, &self.gate_up, &self.down);
+        routed(tape, x, routing, base, |tape, x| mlp(tape, x, &expert.gate_up, &expert.down))
+    }
+}
+
+fn mlp<'a>(tape: &mut Tape<'a>, x: &Var<'a>, gate_up: &Linear, down: &Linear) -> Result<Var<'a>> {
+    let gate_up = gate_up.forward(tape, x)?;
+    let hidden = tape.swiglu(&gate_up)?;
+    down.forward(tape, &hidden)
+}
+
+/// What a block must know of the rows that it computes.
+#[derive(Clone)]
+pub(crate) struct Rows {
+    /// `[T]`: positions.
+    pub(crate) positions: Tensor,
+    /// Which of them go through the experts, if any do.
+    pub(crate) routing: Option<Routing>,
 }
 
 /// The residual stream between blocks: what was summed, and the last branch's output not yet added.
@@ -79,25 +150,13 @@ pub(crate) struct Stream<'a> {
 }
 
 impl Llama {
-    pub(crate) fn new(config: LlamaConfig, tables: RopeTables, store: &ParamStore) -> Option<Self> {
-        let id = |name: &str| store.id(&format!("llm.{name}"));
-        let layers = (0..config.layers)
-            .map(|layer| {
-                let name = |name: &str| id(&format!("model.layers.{layer}.{name}"));
-                let linear = |stem: &str| Some((name(&format!("{stem}.weight"))?, name(&format!("{stem}.bias"))));
-                Some(Layer {
-                    input_norm: name("input_layernorm.weight")?,
-                    qkv: linear("qkv")?,
-                    o: linear("self_attn.o_proj")?,
-                    post_norm: name("post_attention_layernorm.weight")?,
-                    gate_up: linear("gate_up")?,
-                    down: linear("mlp.down_proj")?,
-                })
-            })
-            .collect::<Option<Vec<_>>>()?;
-        let embed = id("model.embed_tokens.weight")?;
-        let head = if config.tied { embed } else { id("lm_head.weight")? };
-        Some(Llama { tables, embed, head, norm: id("model.norm.weight")?, layers, config })
+    pub(crate) fn new(config: &VilaConfig, tables: RopeTables, store: &ParamStore) -> Option<Self> {
+        let id = |name: &str| store.id(&format!("llm.{name}.weight"));
+        let layers =
+            (0..config.llm.layers).map(|layer| Layer::new(config, store, layer)).collect::<Option<Vec<_>>>()?;
+        let embed = id("model.embed_tokens")?;
+        let head = if config.llm.tied { embed } else { id("lm_head")? };
+        Some(Llama { tables, embed, head, norm: id("model.norm")?, layers, config: config.llm.clone() })
     }
 
     pub(crate) fn layers(&self) -> usize {
@@ -118,21 +177,18 @@ impl Llama {
         tape: &mut Tape<'a>,
         index: usize,
         stream: Stream<'a>,
-        positions: &Tensor,
+        Rows { positions, routing }: &Rows,
         attend: impl FnOnce(&mut Tape<'a>, &Var<'a>) -> Result<Var<'a>>,
     ) -> Result<Stream<'a>> {
-        let layer = &self.layers[index];
-        let heads = self.config.heads;
+        let (layer, heads, routing) = (&self.layers[index], self.config.heads, routing.as_ref());
         let (sum, normed) = self.norm(tape, stream, layer.input_norm)?;
-        let qkv = tape.linear(&normed, layer.qkv.0, layer.qkv.1)?;
+        let qkv = layer.qkv(tape, &normed, routing)?;
         let tables = (&self.tables.cos, &self.tables.sin);
         let qkv = tape.rope(qkv, heads.heads + heads.kv_heads, heads.head_dim, tables, positions)?;
         let attended = attend(tape, &qkv)?;
-        let attended = tape.linear(&attended, layer.o.0, layer.o.1)?;
+        let attended = layer.o.forward(tape, &attended)?;
         let (sum, normed) = self.norm(tape, Stream { sum, pending: Some(attended) }, layer.post_norm)?;
-        let gate_up = tape.linear(&normed, layer.gate_up.0, layer.gate_up.1)?;
-        let hidden = tape.swiglu(&gate_up)?;
-        let pending = Some(tape.linear(&hidden, layer.down.0, layer.down.1)?);
+        let pending = Some(layer.mlp(tape, &normed, routing)?);
         Ok(Stream { sum, pending })
     }
 

@@ -125,7 +125,8 @@ impl Vila {
         let random = |spec: &ParamSpec| spec.name.starts_with("mm_projector.");
         checkpoint.check(&specs.iter().filter(|spec| !random(spec)).cloned().collect::<Vec<_>>())?;
         let store = ParamStore::unset(&*backend, specs, dtype, trains)?;
-        store.initialise(&*backend, start.seed, random)?;
+        let random_ids = store.ids().filter(|&id| random(store.spec(id)));
+        random_ids.into_iter().try_for_each(|id| store.initialize(&*backend, id, start.seed))?;
         let extras = checkpoint.load_those(&*backend, &store, |spec| !random(spec))?;
         Self::bind(start.llm, Layout::Vila, config, (tokenizer, processor), (store, extras), backend)
     }

@@ -2,7 +2,9 @@ use vila_autograd::{ParamSpec, ParamStore, Tape, Var};
 use vila_engine::{Backend, DType, Tensor};
 
 use crate::config::VilaConfig;
-use crate::llama::{self, Llama, Stream};
+use crate::expert::{self, Routing};
+use crate::llama::{self, Llama, Rows, Stream};
+use crate::lora;
 use crate::projector::{self, Projector};
 use crate::rope::RopeTables;
 use crate::vision::{self, VisionTower};
@@ -17,11 +19,13 @@ pub struct VilaModel {
 }
 
 impl VilaModel {
-    /// The parameters that the model computes with, in model order: tower, projector, decoder.
+    /// The parameters that the model computes with, in model order: tower, projector, decoder, experts, adapters.
     pub fn specs(config: &VilaConfig) -> Vec<ParamSpec> {
         let mut specs = vision::specs(&config.vision);
         specs.extend(projector::specs(config));
         specs.extend(llama::specs(&config.llm));
+        specs.extend(expert::specs(config));
+        specs.extend(lora::specs(config));
         specs
     }
 
@@ -32,7 +36,7 @@ impl VilaModel {
         Ok(VilaModel {
             vision: VisionTower::new(config.vision.clone(), store).ok_or_else(foreign)?,
             projector: Projector::new(config, store).ok_or_else(foreign)?,
-            llm: Llama::new(config.llm.clone(), tables, store).ok_or_else(foreign)?,
+            llm: Llama::new(config, tables, store).ok_or_else(foreign)?,
             config: config.clone(),
         })
     }
@@ -108,6 +112,12 @@ impl VilaModel {
         }
     }
 
+    /// Positions and routing of a batch.
+    pub(crate) fn rows(&self, backend: &dyn Backend, batch: &PackedBatch) -> Result<Rows> {
+        let routing = self.config.expert.map(|config| Routing::of(backend, config, batch)).transpose()?.flatten();
+        Ok(Rows { positions: backend.upload_u32(&batch.positions)?, routing })
+    }
+
     /// Hidden states after the final norm: `[T, D]`.
     pub fn hidden<'a>(&'a self, tape: &mut Tape<'a>, batch: &PackedBatch) -> Result<Var<'a>> {
         self.run_blocks(tape, batch, |_| Ok(()))
@@ -136,17 +146,17 @@ impl VilaModel {
         batch: &PackedBatch,
         mut show: impl FnMut(&Stream<'a>) -> Result<()>,
     ) -> Result<Var<'a>> {
-        let positions = tape.backend().upload_u32(&batch.positions)?;
+        let rows = self.rows(tape.backend(), batch)?;
         let cu_seqlens = tape.backend().upload_u32(&batch.cu_seqlens)?;
         let mut stream = Stream { sum: self.embed(tape, batch)?, pending: None };
         show(&stream)?;
         for layer in 0..self.llm.layers() {
-            let (positions, cu_seqlens) = (positions.clone(), cu_seqlens.clone());
+            let (rows, cu_seqlens) = (rows.clone(), cu_seqlens.clone());
             let run = move |tape: &mut Tape<'a>, x: &[Var<'a>]| {
                 let stream = Stream { sum: x[0].clone(), pending: x.get(1).cloned() };
                 let attend =
                     |tape: &mut Tape<'a>, qkv: &Var<'a>| tape.attention(qkv, self.llm.config.heads, &cu_seqlens, true);
-                let stream = self.llm.block(tape, layer, stream, &positions, attend)?;
+                let stream = self.llm.block(tape, layer, stream, &rows, attend)?;
                 Ok([Some(stream.sum), stream.pending].into_iter().flatten().collect())
             };
             let inputs: Vec<Var<'a>> = [Some(stream.sum), stream.pending].into_iter().flatten().collect();

@@ -14,6 +14,7 @@ use vila_engine::{Backend, DType, MappedBytes, Tensor};
 
 use crate::config::{Layout, VilaConfig};
 use crate::llava::{self, Tower};
+use crate::lora;
 use crate::torch_file::{self, FileTensor};
 use crate::weight_files::WeightFiles;
 use crate::{Error, Result};
@@ -90,8 +91,24 @@ impl Checkpoint {
                 checkpoint.add_folder(&dir.join("llm"), |name| Some(format!("llm.{name}")))?;
                 checkpoint.add_folder(&dir.join("vision_tower"), |name| Some(llava::tower_name(name)))?;
                 checkpoint.add_folder(&dir.join("mm_projector"), |name| Some(llava::projector_name(name)))?;
+                for component in [Component::Expert, Component::Lora].into_iter().filter(|part| part.is_in(dir)) {
+                    let (folder, name) =
+                        (component.folder(), |name: &str| Some(format!("{}.{name}", component.folder())));
+                    match component {
+                        Component::Lora => drop(checkpoint.add_file(lora::adapter_file(&dir.join(folder))?, &name)?),
+                        _ => checkpoint.add_folder(&dir.join(folder), name)?,
+                    }
+                }
             }
         }
+        Ok(checkpoint)
+    }
+
+    /// The tensors of one file for which there is a new name.
+    pub(crate) fn of_file(path: PathBuf, rename: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let dir = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        let mut checkpoint = Checkpoint { dir, files: Vec::new(), entries: BTreeMap::new() };
+        checkpoint.add_file(path, &rename)?;
         Ok(checkpoint)
     }
 
@@ -157,6 +174,11 @@ impl Checkpoint {
         self.entries.iter().map(|(name, Entry { tensor, .. })| (name.as_str(), tensor.dtype, tensor.shape.as_slice()))
     }
 
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.entries.get(name)?.tensor.shape)
+    }
+
     /// A tensor as stored.
     pub fn raw(&self, name: &str) -> Option<RawTensor> {
         let (tensor, data) = self.stored(name)?;
@@ -180,7 +202,8 @@ impl Checkpoint {
         let unused: Vec<&str> =
             self.entries.keys().map(String::as_str).filter(|name| !parts.contains_key(name)).collect();
         let mut problems: Vec<String> = parts.values().filter_map(|part| self.problem(part, &unused)).collect();
-        let computed = |name: &str| name.starts_with("llm.model.layers.") || name.starts_with("mm_projector.");
+        let prefixes = ["llm.model.layers.", "mm_projector.", "visual_expert.", "lora."];
+        let computed = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
         let unknown = unused.iter().filter(|name| computed(name) && !name.ends_with("rotary_emb.inv_freq"));
         problems.extend(unknown.map(|name| format!("  not in the model: {name}")));
         if problems.is_empty() {
@@ -439,15 +462,36 @@ pub enum Component {
     Vision,
     /// The projector.
     Projector,
+    /// The visual experts, where there are any.
+    Expert,
+    /// The low-rank adapters, where there are any: a folder of the `peft` package.
+    Lora,
 }
 
 impl Component {
     /// All of them.
-    pub const ALL: [Component; 3] = [Component::Llm, Component::Vision, Component::Projector];
+    pub const ALL: [Component; 5] =
+        [Component::Llm, Component::Vision, Component::Projector, Component::Expert, Component::Lora];
 
     /// Its folder.
     pub fn folder(self) -> &'static str {
-        ["llm", "vision_tower", "mm_projector"][self as usize]
+        ["llm", "vision_tower", "mm_projector", "visual_expert", "lora"][self as usize]
+    }
+
+    /// The file of its weights, inside a checkpoint.
+    pub fn file(self) -> String {
+        let name = if self == Component::Lora { "adapter_model" } else { "model" };
+        format!("{}/{name}.safetensors", self.folder())
+    }
+
+    /// Whether there are models without it; the others' folders are there even if they hold no weight.
+    pub fn is_optional(self) -> bool {
+        matches!(self, Component::Expert | Component::Lora)
+    }
+
+    /// Whether a checkpoint has a folder for it.
+    fn is_in(self, dir: &Path) -> bool {
+        dir.join(self.folder()).is_dir()
     }
 
     /// The name inside its folder of a tensor that it owns.

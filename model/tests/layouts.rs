@@ -56,11 +56,11 @@ fn compare_with(dir: &Path, layout: Layout, golden: &Value) -> Vec<Vec<f64>> {
         }
         let want = list(&row["new_ids"], id);
         let options = GenerateOptions { max_new_tokens: want.len(), ..GenerateOptions::default() };
-        let got = generate(&vila, prompt, &images, &options).expect("generate").ids;
+        let made = generate(&vila, prompt, &images, &options).expect("generate").ids;
         // Goldens end where the choice is close, and some keep the token that ends a text.
         let ends = |id: &u32| vila.config.llm.eos.contains(id);
         let want = want.split_last().filter(|(last, _)| ends(last)).map_or(&want[..], |(_, rest)| rest);
-        assert_eq!(got[..want.len().min(got.len())], *want, "{}: {prompt}", dir.display());
+        assert_eq!(made[..want.len().min(made.len())], *want, "{}: {prompt}", dir.display());
         scores.push(got.token_logprobs);
     }
     scores

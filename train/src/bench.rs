@@ -107,7 +107,7 @@ pub fn preset(name: &str) -> Option<VilaConfig> {
         eos: vec![2],
     };
     let projector = ProjectorConfig { kind: ProjectorKind::Mlp { depth: 2 }, bias: true };
-    Some(VilaConfig { llm, vision, projector, image_token: None, aspect: None })
+    Some(VilaConfig { llm, vision, projector, image_token: None, aspect: None, expert: None, lora: None })
 }
 
 /// Runs `warmup` steps, then measures `steps`: frozen tower, projector and decoder trained by AdamW.
@@ -291,6 +291,7 @@ fn stage() -> StageSpec {
         weight_decay: 0.0,
         clip: 1.0,
         validate_every: 0,
+        merge_lora: false,
         feature_bank: false,
         omit: Vec::new(),
     }

@@ -5,7 +5,7 @@ use vila_engine::ops::{Attention, Copy, GatherRows, Sample};
 use vila_engine::{Backend, DType, Tensor, ops};
 
 use super::GenerateOptions;
-use crate::llama::Stream;
+use crate::llama::{Rows, Stream};
 use crate::{PackedBatch, Result, VilaModel};
 
 /// Continues documents side by side, token by token, with cached keys and values. Tokens stay on the device until they are
@@ -33,9 +33,10 @@ impl<'a> Generator<'a> {
         let cache = |&capacity: &usize| Cache::new(backend, model, store.dtype(), capacity);
         let mut caches: Vec<Cache> = capacities.iter().map(cache).collect::<Result<_>>()?;
         let embedded = model.embed(&mut tape, prompts)?;
-        let rows: Vec<Range<usize>> =
+        let documents: Vec<Range<usize>> =
             prompts.cu_seqlens.windows(2).map(|ends| ends[0] as usize..ends[1] as usize).collect();
-        let states = extend(&mut caches, model, &mut tape, embedded, &rows)?;
+        let rows = model.rows(backend, prompts)?;
+        let states = extend(&mut caches, model, &mut tape, embedded, &rows, &documents)?;
         let last: Vec<u32> = prompts.cu_seqlens.iter().skip(1).map(|end| end.saturating_sub(1)).collect();
         let hidden = select_rows(&mut tape, &states, &last)?;
         Ok(Generator { backend, model, tape, caches, hidden, steps: 0 })
@@ -79,8 +80,10 @@ impl<'a> Generator<'a> {
     /// Runs one more position of each document; fails beyond its capacity.
     pub fn advance(&mut self, tokens: &Tensor) -> Result<()> {
         let embedded = self.tape.embedding(self.model.llm.embed, tokens)?;
-        let rows: Vec<Range<usize>> = (0..self.caches.len()).map(|row| row..row + 1).collect();
-        self.hidden = extend(&mut self.caches, self.model, &mut self.tape, embedded, &rows)?;
+        let documents: Vec<Range<usize>> = (0..self.caches.len()).map(|row| row..row + 1).collect();
+        let positions: Vec<u32> = self.caches.iter().map(|cache| cache.len as u32).collect();
+        let rows = Rows { positions: self.backend.upload_u32(&positions)?, routing: None };
+        self.hidden = extend(&mut self.caches, self.model, &mut self.tape, embedded, &rows, &documents)?;
         Ok(())
     }
 
@@ -116,33 +119,32 @@ impl Cache {
     }
 }
 
-/// Runs new positions (`[T, D]` embeddings, of which `rows` are each document's) through the decoder; returns their hidden
-/// states.
+/// Runs new positions (`[T, D]` embeddings, of which `documents` are each document's) through the decoder; returns their
+/// hidden states.
 fn extend<'a>(
     caches: &mut [Cache],
     model: &'a VilaModel,
     tape: &mut Tape<'a>,
     embedded: Var<'a>,
-    rows: &[Range<usize>],
+    rows: &Rows,
+    documents: &[Range<usize>],
 ) -> Result<Var<'a>> {
     let (llm, backend) = (&model.llm, tape.backend());
-    let places = || caches.iter().zip(rows).map(|(cache, rows)| cache.len..cache.len + rows.len());
-    let positions: Vec<u32> = places().flat_map(|place| place.start as u32..place.end as u32).collect();
-    let positions = backend.upload_u32(&positions)?;
+    let places = caches.iter().zip(documents).map(|(cache, rows)| cache.len..cache.len + rows.len());
     let bounds = |place: Range<usize>| -> Result<[Tensor; 2]> {
         let ends = [place.len() as u32, place.end as u32];
         Ok([backend.upload_u32(&[0, ends[0]])?, backend.upload_u32(&[0, ends[1]])?])
     };
-    let bounds: Vec<[Tensor; 2]> = places().map(bounds).collect::<Result<_>>()?;
+    let bounds: Vec<[Tensor; 2]> = places.map(bounds).collect::<Result<_>>()?;
     let shape = llm.config.heads;
     let mut stream = Stream { sum: embedded, pending: None };
     for layer in 0..llm.layers() {
-        stream = llm.block(tape, layer, stream, &positions, |tape, qkv| {
+        stream = llm.block(tape, layer, stream, rows, |tape, qkv| {
             let (q_end, k_end) = (shape.q_cols(), shape.q_cols() + shape.kv_cols());
             let all = qkv.tensor();
             let o = backend.alloc(all.dtype(), all.rows(), shape.q_cols())?;
             let lse = backend.alloc(ops::stat_dtype(all.dtype()), all.rows(), shape.heads)?;
-            for ((cache, rows), [cu_seqlens_q, cu_seqlens_k]) in caches.iter().zip(rows).zip(&bounds) {
+            for ((cache, rows), [cu_seqlens_q, cu_seqlens_k]) in caches.iter().zip(documents).zip(&bounds) {
                 let ((keys, values), qkv) = (&cache.layers[layer], all.slice_rows(rows.clone())?);
                 let place = cache.len..cache.len + rows.len();
                 backend.copy(&Copy { x: &qkv.slice_cols(q_end..k_end)?, y: &keys.slice_rows(place.clone())? })?;
@@ -164,7 +166,7 @@ fn extend<'a>(
             Ok(tape.input(o, false))
         })?;
     }
-    for (cache, rows) in caches.iter_mut().zip(rows) {
+    for (cache, rows) in caches.iter_mut().zip(documents) {
         cache.len += rows.len();
     }
     Ok(llm.finish(tape, stream)?)

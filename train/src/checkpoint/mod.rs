@@ -214,12 +214,24 @@ impl Checkpoints {
 
     /// Whether the newest checkpoint holds the weights that a component, frozen now, has now.
     fn has(&self, component: Component, dtype: DType) -> bool {
-        let weights = format!("{}/model.safetensors", component.folder());
+        let weights = component.file();
         // Freezing rounds bf16 weights, so those saved while they trained are others.
         held(&self.last).as_ref().is_some_and(|last| {
             let same = dtype != DType::BF16 || last.manifest.frozen.iter().any(|frozen| frozen == component.folder());
             same && last.manifest.files.contains_key(&weights)
         })
+    }
+
+    /// Lets no later checkpoint share a frozen component's weights with those before: they have changed.
+    ///
+    /// # Errors
+    /// Those of the save before, which it waits for.
+    pub fn forget(&self, component: Component) -> Result<()> {
+        self.finish()?;
+        if let Some(last) = held(&self.last).as_mut() {
+            last.manifest.files.remove(&component.file());
+        }
+        Ok(())
     }
 
     /// Starts to write a snapshot; waits for the save before.

@@ -2,18 +2,18 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use vila_model::Prompt;
 use vila_model::template::{Exchange, Template};
 use vila_model::tokenizer::{IMAGE_MARK, place_images};
-use vila_model::{Prompt, Vila};
 
 use super::generate::{Sampling, stream, template};
-use super::{Failure, Outcome, device, print};
+use super::model::ModelArguments;
+use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(super) struct ChatArguments {
-    /// A checkpoint directory.
-    #[arg(long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// Conversation template.
     #[arg(long, default_value = "vicuna_v1")]
     template: String,
@@ -22,9 +22,6 @@ pub(super) struct ChatArguments {
     system: Option<String>,
     #[command(flatten)]
     sampling: Sampling,
-    /// cpu
-    #[arg(long)]
-    device: Option<String>,
 }
 
 const HELP: &str = "\
@@ -66,7 +63,7 @@ impl Conversation {
 pub(super) fn chat(arguments: ChatArguments) -> Result<Outcome, Failure> {
     let template = template(&arguments.template, arguments.system.as_ref())?;
     let options = arguments.sampling.options(Some(&template))?;
-    let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
+    let vila = arguments.model.load()?;
     let mut conversation = Conversation { template, history: Vec::new(), images: Vec::new(), shown: 0 };
     let input = std::io::stdin();
     let cue = input.is_terminal();

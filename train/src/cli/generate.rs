@@ -7,7 +7,8 @@ use serde_json::json;
 use vila_model::template::Template;
 use vila_model::{GenerateOptions, Generation, Prompt, Vila};
 
-use super::{Failure, Outcome, Usage, device, print, print_json, read_json_lines};
+use super::model::ModelArguments;
+use super::{Failure, Outcome, Usage, print, print_json, read_json_lines};
 
 /// How tokens are chosen and when an answer ends.
 #[derive(Args)]
@@ -69,9 +70,8 @@ pub(super) fn template(name: &str, system: Option<&String>) -> Result<Template, 
 
 #[derive(Args)]
 pub(super) struct GenerateArguments {
-    /// A checkpoint directory.
-    #[arg(long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// The prompt; `<image>` marks where an image goes, with none images come first.
     #[arg(long, required_unless_present = "input", conflicts_with = "input")]
     prompt: Option<String>,
@@ -92,9 +92,6 @@ pub(super) struct GenerateArguments {
     system: Option<String>,
     #[command(flatten)]
     sampling: Sampling,
-    /// cpu
-    #[arg(long)]
-    device: Option<String>,
     /// Machine-readable results on stdout and nothing else.
     #[arg(long)]
     json: bool,
@@ -118,7 +115,7 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
     };
     let Some(input) = &arguments.input else {
         let prompt = wrap(arguments.prompt.unwrap_or_default(), arguments.images)?;
-        let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
+        let vila = arguments.model.load()?;
         if arguments.json {
             let made = vila.generate(&prompt.text, &prompt.images, &options)?.finish()?;
             print_json(&answer(&prompt, &made))?;
@@ -131,7 +128,7 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
     if arguments.batch == 0 {
         return Err(Usage("--batch must be positive".into()).into());
     }
-    let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
+    let vila = arguments.model.load()?;
     let numbers: Vec<usize> = lines.iter().map(|(number, _)| *number).collect();
     let prompts: Vec<Prompt> =
         lines.into_iter().map(|(_, line)| wrap(line.prompt, line.images)).collect::<Result<_, _>>()?;

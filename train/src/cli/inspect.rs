@@ -51,6 +51,11 @@ fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
         "llm": config.llm.to_json(),
         "vision": config.vision.to_json(),
         "projector": config.projector.kind.name(),
+        "visual_expert": config.expert.is_some(),
+        "lora": config.lora.as_ref().map(|lora| json!({
+            "rank": lora.rank,
+            "targets": lora.targets.iter().map(|target| target.name()).collect::<Vec<_>>(),
+        })),
         "select_layer": config.vision.select_layer,
         "tokens_per_image": config.tokens_per_image(),
         "tensors": count,
@@ -90,6 +95,12 @@ fn text(facts: &Value) -> String {
         facts["parameters"],
         facts["dtypes"]
     );
+    if facts["visual_expert"] == true {
+        text += "expert      its own weights for positions of images\n";
+    }
+    if let Some(rank) = facts["lora"].get("rank") {
+        text += &format!("adapters    rank {rank}, beside {}\n", facts["lora"]["targets"]);
+    }
     match facts["problems"].as_str() {
         None => text += "weights     complete\n",
         Some(problems) => text += &format!("weights     do not fit the configuration:\n{problems}\n"),

@@ -12,7 +12,9 @@ mod generate;
 mod inspect;
 #[cfg(feature = "cuda")]
 mod kernels;
+mod lora;
 mod metrics;
+mod model;
 mod plan;
 mod probe;
 mod report;
@@ -66,6 +68,9 @@ enum Command {
     Metrics(metrics::MetricsArguments),
     /// Writes a checkpoint directory in another layout.
     Convert(convert::ConvertArguments),
+    /// Low-rank adapters of the decoder.
+    #[command(subcommand)]
+    Lora(lora::LoraCommand),
     /// Says what a checkpoint directory holds.
     Inspect(inspect::InspectArguments),
     /// Measures.
@@ -136,6 +141,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Metrics(arguments) => metrics::metrics(arguments),
         Command::Convert(arguments) => convert::convert(&arguments),
+        Command::Lora(command) => lora::run(command),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Bench(command) => bench::run(command),
         #[cfg(feature = "cuda")]

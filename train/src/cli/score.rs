@@ -3,24 +3,20 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
-use vila_model::Vila;
 
-use super::{Failure, Outcome, device, print_json, read_json_lines};
+use super::model::ModelArguments;
+use super::{Failure, Outcome, print_json, read_json_lines};
 
 #[derive(Args)]
 pub(super) struct ScoreArguments {
-    /// A checkpoint directory.
-    #[arg(long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// JSON lines of {"prompt", "continuation", "images"}.
     #[arg(long)]
     input: PathBuf,
     /// Where results go; stdout if left out.
     #[arg(long)]
     output: Option<PathBuf>,
-    /// cpu
-    #[arg(long)]
-    device: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -34,7 +30,7 @@ struct ScoreLine {
 
 pub(super) fn score(arguments: ScoreArguments) -> Result<Outcome, Failure> {
     let lines = read_json_lines::<ScoreLine>(&arguments.input)?;
-    let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
+    let vila = arguments.model.load()?;
     let mut results = String::new();
     for (number, line) in lines {
         let score = vila_model::score(&vila, &line.prompt, &line.continuation, &line.images)

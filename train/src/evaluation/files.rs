@@ -100,8 +100,9 @@ pub fn scalar(value: &Value) -> Option<String> {
 /// Reads a text file; a byte order mark is not part of it.
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| Error::Data(format!("{}: not UTF-8 at byte {}", path.display(), error.utf8_error().valid_up_to())))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Error::Data(format!("{}: not UTF-8 at byte {}", path.display(), error.utf8_error().valid_up_to()))
+    })?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 

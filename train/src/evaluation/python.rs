@@ -18,7 +18,13 @@ pub fn float(text: &str) -> Option<f64> {
 /// Python's `repr(x)`.
 pub fn float_repr(x: f64) -> String {
     if !x.is_finite() {
-        return if x.is_nan() { "nan".into() } else if x > 0.0 { "inf".into() } else { "-inf".into() };
+        return if x.is_nan() {
+            "nan".into()
+        } else if x > 0.0 {
+            "inf".into()
+        } else {
+            "-inf".into()
+        };
     }
     let scientific = format!("{x:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -135,7 +141,13 @@ mod tests {
 
     #[test]
     fn floats() {
-        let cases = [(3000.0, "3000.0"), (1e16, "1e+16"), (1.5e-5, "1.5e-05"), (0.0001, "0.0001"), (1e15, "1000000000000000.0")];
+        let cases = [
+            (3000.0, "3000.0"),
+            (1e16, "1e+16"),
+            (1.5e-5, "1.5e-05"),
+            (0.0001, "0.0001"),
+            (1e15, "1000000000000000.0"),
+        ];
         assert!(cases.iter().all(|(x, text)| float_repr(*x) == *text));
         assert_eq!((float("1_000"), float("1__0"), float(" 2. "), float("x")), (Some(1000.0), None, Some(2.0), None));
     }
@@ -143,7 +155,10 @@ mod tests {
     #[test]
     fn texts_and_indents() {
         let value = json!({"a": [1, 2.5], "b": "é\u{1f600}\"\u{7f}", "c": [], "d": {}});
-        assert_eq!(dumps(&value, Ascii::Escaped), r#"{"a": [1, 2.5], "b": "\u00e9\ud83d\ude00\"\u007f", "c": [], "d": {}}"#);
+        assert_eq!(
+            dumps(&value, Ascii::Escaped),
+            r#"{"a": [1, 2.5], "b": "\u00e9\ud83d\ude00\"\u007f", "c": [], "d": {}}"#
+        );
         let kept = "{\n  \"a\": [\n    1\n  ],\n  \"b\": \"é\",\n  \"c\": []\n}";
         assert_eq!(dumps_indented(&json!({"a": [1], "b": "é", "c": []}), 2, Ascii::Kept), kept);
     }

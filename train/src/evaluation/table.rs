@@ -58,7 +58,10 @@ pub fn read_table(path: &Path, separator: char) -> Result<Vec<Record>> {
                 return Err(Error::Data(format!("{place}: {} values for {} columns", row.len(), columns.len())));
             }
             let filled = columns.iter().cloned().zip(row).filter(|(_, value)| !value.is_empty());
-            Record::new(place, Value::Object(filled.map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>()))
+            Record::new(
+                place,
+                Value::Object(filled.map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>()),
+            )
         })
         .collect()
 }

@@ -109,7 +109,7 @@ pub fn dry_step(
     let mut optimizer = Optimizer::shared(&ledger, &store, sharing)?;
     store.zero_grads(&ledger)?;
     let losses = ledger.zeros(DType::F32, 1, 1)?;
-    let mut tape = Tape::new(&ledger, &store).recompute(recompute);
+    let mut tape = Tape::new(&ledger, &store).recompute(recompute).noise(0);
     let root = model.loss(&mut tape, batch, 1.0)?;
     // The loss head computes its gradients with the loss.
     let head = 2.0 * batch.targets.len() as f64 * (config.llm.vocab_size * config.llm.hidden_size) as f64;

@@ -161,7 +161,10 @@ pub fn plan(recipe: &Recipe, path: &Path, options: &PlanOptions) -> Result<Plan>
     let dtype: DType = recipe.model.precision.into();
     let mut before = recipe.stage.first().filter(|_| recipe.model.reads_weights());
     let mut stages = Vec::new();
+    let base = config.clone();
+    let mut config = config;
     for stage in &recipe.stage {
+        recipe.model.graft(&mut config, stage).map_err(|problem| Error::recipe(path, problem))?;
         let content = content(recipe, stage, &config, tokenizer.as_ref(), options.assume)?;
         let planner = Planner {
             config: &config,
@@ -175,7 +178,7 @@ pub fn plan(recipe: &Recipe, path: &Path, options: &PlanOptions) -> Result<Plan>
         stages.push(StagePlan { stage: stage.clone(), policies: planner.policies(&content, start)?, content, start });
         before = Some(stage);
     }
-    Ok(Plan { config, dtype, parameters, stages })
+    Ok(Plan { config: base, dtype, parameters, stages })
 }
 
 /// The configuration, and the tokenizer if it is there: weights are not read.

@@ -1,5 +1,6 @@
 //! A recipe: one TOML file for a whole run. Paths in it are relative to its folder.
 
+mod grafts;
 mod overrides;
 mod start;
 
@@ -16,6 +17,8 @@ use vila_model::config::{LlamaConfig, ProjectorConfig, VisionConfig, VisionFamil
 use vila_model::image::ImageProcessor;
 
 use crate::{Error, Result};
+
+pub use grafts::{Grafted, LoraSpec};
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -79,6 +82,15 @@ pub struct ModelSpec {
     pub vision: Option<VisionSpec>,
     /// Projector type.
     pub projector: Option<String>,
+    /// Adapters that stages train as `lora`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSpec>,
+    /// Weights of their own for positions of images, which stages train as `expert`; they start as copies of the decoder's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub visual_expert: bool,
+    /// Lets the last position of each run of images go through the language weights.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last_image_position_as_text: bool,
     /// How images become pixels.
     #[serde(default)]
     pub image: ImageSpec,
@@ -340,6 +352,10 @@ pub enum Part {
     Projector,
     /// The decoder with embeddings and head.
     Llm,
+    /// The decoder's low-rank adapters.
+    Lora,
+    /// The visual experts.
+    Expert,
 }
 
 impl Part {
@@ -349,6 +365,8 @@ impl Part {
             Part::Vision => "vision_tower.",
             Part::Projector => "mm_projector.",
             Part::Llm => "llm.",
+            Part::Lora => "lora.",
+            Part::Expert => "visual_expert.",
         })
     }
 }
@@ -397,6 +415,9 @@ pub struct StageSpec {
     /// Encode every image once before the stage: possible while the vision tower is frozen.
     #[serde(default)]
     pub feature_bank: bool,
+    /// At the end, add the adapters to the weights beside them and start them anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merge_lora: bool,
     /// Groups of documents to leave out, by the numbers that messages give them; the steps after draw the next ones.
     #[serde(default)]
     pub omit: Vec<u64>,
@@ -542,6 +563,7 @@ impl Recipe {
             )?;
         }
         ensure(!self.stage.is_empty(), "there is no [[stage]]".into())?;
+        self.check_grafts()?;
         let spike = self.loss_spike.as_ref();
         ensure(
             spike.is_none_or(|spike| spike.window >= 2 && spike.window <= 1 << 20 && spike.z > 0.0),
@@ -559,7 +581,7 @@ impl Recipe {
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             let named = !stage.name.is_empty() && stage.name.chars().all(plain);
             ensure(named, at("name") + " may have letters, digits, - and _ only")?;
-            ensure(!stage.train.is_empty(), at("train") + " is empty; name vision, projector or llm")?;
+            ensure(!stage.train.is_empty(), at("train") + " is empty; name vision, projector, llm, lora or expert")?;
             ensure(stage.steps > 0 && stage.documents > 0, at("steps") + " and `documents` must be positive")?;
             ensure(stage.capacity > 0, at("capacity") + " must be positive")?;
             ensure(stage.lr >= 0.0 && stage.lr.is_finite(), at("lr") + " must be a number from 0")?;
@@ -624,6 +646,8 @@ impl Recipe {
             return Err(Error::recipe(path, "`model.llm` and `model.vision` are missing"));
         };
         let kind = self.model.projector_kind(path)?;
+        kind.check(vision.hidden_size, llm.hidden_size)
+            .map_err(|problem| Error::recipe(path, format!("`model.projector` {problem}")))?;
         let kv_heads = llm.kv_heads.unwrap_or(llm.heads);
         let divides = |n: usize, of: usize| n > 0 && of.is_multiple_of(n);
         let sizes = [llm.hidden_size, llm.intermediate_size, llm.layers, llm.max_positions]
@@ -680,6 +704,8 @@ impl Recipe {
             projector: ProjectorConfig { kind, bias: true },
             image_token: ids.image,
             aspect: None,
+            expert: None,
+            lora: None,
         };
         if config.vision.blocks_used().is_none() {
             return Err(Error::recipe(

@@ -76,10 +76,20 @@ impl Session {
         Session { backend, carried, store: Some(vila.store), tokenizer: vila.tokenizer, processor: vila.processor }
     }
 
-    /// The weights with another choice of what trains.
-    pub(super) fn retrain(&mut self, stage: &StageSpec) -> Result<()> {
+    /// The weights with what a stage adds to them, and with another choice of what trains.
+    pub(super) fn retrain(&mut self, recipe: &Recipe, stage: &StageSpec) -> Result<()> {
+        let place = |problem: String| Error::Data(format!("stage {}: {problem}", stage.name));
+        let grafted = recipe.model.graft(&mut self.carried.config, stage).map_err(place)?;
         let store = self.store.take().ok_or_else(|| Error::Data("the weights are gone after a failed stage".into()))?;
-        self.store = Some(store.with_trainable(&*self.backend, |spec| stage.trains(&spec.name))?);
+        let (backend, specs) = (&*self.backend, VilaModel::specs(&self.carried.config));
+        let store = store.with_specs(backend, specs, recipe.seed, |spec| stage.trains(&spec.name))?;
+        if store.ranges().is_empty() {
+            return Err(place("`train` names nothing that has weights (an identity projector has none)".into()));
+        }
+        if grafted.expert {
+            vila_model::expert::copy_from_base(backend, &store)?;
+        }
+        self.store = Some(store);
         Ok(())
     }
 
@@ -101,6 +111,11 @@ fn printed(recipe: &Recipe) -> String {
 /// Multiplies the stage index into seeds, so that stages draw different orders.
 const STAGE_SEED: u64 = 0x9E37_79B9_7F4A_7C15;
 
+/// Seed of everything random in a stage.
+pub(super) fn stage_seed(recipe: &Recipe, index: usize) -> u64 {
+    recipe.seed ^ STAGE_SEED.wrapping_mul(index as u64 + 1)
+}
+
 /// The data of a stage, of which this rank makes its share.
 pub(super) fn stage_data(recipe: &Recipe, index: usize, session: &Session, share: Share) -> Result<StageData> {
     let stage = &recipe.stage[index];
@@ -116,6 +131,5 @@ pub(super) fn stage_data(recipe: &Recipe, index: usize, session: &Session, share
         align: if session.backend.needs_fixed_shapes() { grain(stage.capacity) } else { 1 },
         width: session.carried.config.llm.hidden_size,
     };
-    let seed = recipe.seed ^ STAGE_SEED.wrapping_mul(index as u64 + 1);
-    StageData::new(seed, stage, sources, geometry, share, session.processor.clone())
+    StageData::new(stage_seed(recipe, index), stage, sources, geometry, share, session.processor.clone())
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use signal_hook::consts::SIGTERM;
 use vila_autograd::{ParamStore, Tape};
 use vila_engine::ops::{Copy, Fill};
-use vila_engine::{Backend, DType, Tensor};
+use vila_engine::{Backend, DType, Tensor, philox};
 use vila_model::VilaModel;
+use vila_model::weights::Component;
 
 use super::guard::Guard;
 use super::log::{Log, memory, note};
-use super::session::{Session, stage_data};
+use super::session::{Session, stage_data, stage_seed};
 use super::{RunOptions, samples};
 use crate::checkpoint::{Checkpoints, StageReport, TrainerState, load_moments, step_name};
 use crate::faults::{self, Action};
@@ -101,7 +102,7 @@ impl StageRunner<'_> {
         state: &mut TrainerState,
         resume_from: Option<&Path>,
     ) -> Result<(String, Option<usize>)> {
-        session.retrain(self.stage)?;
+        session.retrain(self.recipe, self.stage)?;
         let backend = Arc::clone(&session.backend);
         let backend = &*backend;
         let store = session.weights()?;
@@ -170,11 +171,22 @@ impl StageRunner<'_> {
             }
         }
         self.profile(1 + self.options.profile)?;
+        if self.stage.merge_lora {
+            self.merge_lora(session, &course.training)?;
+        }
         state.finish_stage();
         self.save(&self.stage.name, session, &course, state)?;
         let signal = self.collective.agree(self.options.stop.load(Ordering::Relaxed) as u64)? as usize;
         let stopped = signal != 0 && state.stage < self.recipe.stage.len();
         Ok((self.stage.name.clone(), stopped.then_some(signal)))
+    }
+
+    /// Adds the adapters to the weights beside them, which no longer are those that were saved.
+    fn merge_lora(&self, session: &Session, training: &Training) -> Result<()> {
+        let Training { backend, store, .. } = *training;
+        training.optimizer.gather_masters(backend, store, self.collective)?;
+        vila_model::lora::merge(backend, &session.carried.config, store, self.recipe.seed)?;
+        self.checkpoints.forget(Component::Llm)
     }
 
     /// One step: its update, and what is measured and written after it. Returns the signal to stop by, or 0.
@@ -333,7 +345,8 @@ impl StageRunner<'_> {
         let mut by_row = Vec::with_capacity(step.batches.len());
         let exchange = GradientExchange::new(backend, store, self.collective, training.optimizer.partition());
         for (done, MicroBatch { index, batch, .. }) in step.batches.iter().enumerate() {
-            let mut tape = Tape::new(backend, store).recompute(self.recipe.model.recompute.into());
+            let recompute = self.recipe.model.recompute.into();
+            let mut tape = Tape::new(backend, store).recompute(recompute).noise(self.noise(step, *index));
             if self.recipe.ranks.overlap && done + 1 == step.batches.len() {
                 tape = tape.on_complete(|param| exchange.complete(param));
             }
@@ -353,6 +366,15 @@ impl StageRunner<'_> {
         exchange.finish()?;
         self.collective.all_reduce(backend, &by_batch)?;
         Ok(Losses { by_batch, by_row })
+    }
+
+    /// Seed of the dropout in a micro-batch: the same on any number of ranks, and after a stop.
+    fn noise(&self, step: &Step, batch: usize) -> u64 {
+        let stage = self.recipe.stage.iter().position(|stage| stage.name == self.stage.name);
+        // The documents' order draws from the seed itself.
+        let seed = !stage_seed(self.recipe, stage.unwrap_or(0));
+        let [low, high, ..] = philox::words(seed, step.group, batch as u64);
+        u64::from(high) << 32 | u64::from(low)
     }
 
     /// What all ranks tell each other at the end of a step: a signal to stop by, and the losses of their rows.

@@ -102,7 +102,8 @@ fn best_alignment(scores: &[Vec<f64>]) -> f64 {
             at = came_from[at];
         }
     }
-    let mut pairs: Vec<(usize, usize)> = (1..=columns).filter(|&j| row_of[j] != 0).map(|j| (row_of[j] - 1, j - 1)).collect();
+    let mut pairs: Vec<(usize, usize)> =
+        (1..=columns).filter(|&j| row_of[j] != 0).map(|j| (row_of[j] - 1, j - 1)).collect();
     pairs.sort_unstable();
     pairs.into_iter().map(|(row, column)| scores[row][column]).sum()
 }

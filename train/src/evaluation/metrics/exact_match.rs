@@ -84,7 +84,8 @@ pub(crate) fn read_seed(path: &Path) -> Result<(Vec<Record>, Map<String, Value>)
 
 pub(super) fn seed(files: &MetricFiles) -> Result<Report> {
     let predictions = read_records(&files.predictions, &[])?.into_iter();
-    let predictions = predictions.map(|record| Ok((record.id(&["question_id"])?, record.text(&["prediction", "text"])?)));
+    let predictions =
+        predictions.map(|record| Ok((record.id(&["question_id"])?, record.text(&["prediction", "text"])?)));
     let (questions, types) = read_seed(&files.references)?;
     let references = questions.into_iter().map(|question| {
         Ok((question.id(&["question_id"])?, (question.text(&["answer"])?, seed_groups(&question, &types))))

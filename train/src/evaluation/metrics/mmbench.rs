@@ -98,7 +98,8 @@ pub(crate) fn mmbench_report(rows: &[MmbenchRow]) -> Report {
     let mut categories = Map::new();
     for (_, category, _) in &questions {
         let of = || questions.iter().filter(|(_, other, _)| other == category);
-        categories.insert((*category).to_owned(), json!(share(of().filter(|(.., right)| *right).count(), of().count())));
+        categories
+            .insert((*category).to_owned(), json!(share(of().filter(|(.., right)| *right).count(), of().count())));
     }
     let plain = share(rows.iter().filter(|row| row.right).count(), rows.len());
     Report::new("mmbench", share(right, questions.len()), "fraction of questions right in all rotations")

@@ -142,7 +142,10 @@ fn join_answers(files: &MetricFiles) -> Result<Vec<MmeRow>> {
         };
         // Some question files keep the published folders: `artwork/images/1.jpg`.
         let image = stem(file.rsplit('/').next().unwrap_or(file));
-        Ok((key(subtask, image, &record.text(&["prompt", "question"])?), record.text(&["text", "answer", "prediction"])?))
+        Ok((
+            key(subtask, image, &record.text(&["prompt", "question"])?),
+            record.text(&["text", "answer", "prediction"])?,
+        ))
     });
     let answers = ById::new(answers.collect::<Result<Vec<_>>>()?, Repeated::Refused, &files.predictions)?;
     let questions = read_benchmark(&files.references)?.into_iter().map(|question| (question.key(), question));

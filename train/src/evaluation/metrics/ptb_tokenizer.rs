@@ -54,7 +54,10 @@ use Action::{BeforeContraction, BeforePeriod, Hyphens, NewLine, PeriodTwice, Ski
 const PARTS: &[(&str, &str)] = &[
     ("SPACE", r"[ \t\u{A0}\u{2000}-\u{200A}\u{3000}]"),
     ("SPACE_OR_LINE", r"[ \t\u{A0}\u{2000}-\u{200A}\u{3000}\r\n\u{2028}\u{2029}\u{B}\u{C}\u{85}]"),
-    ("TAG", r"<(?:[!?][A-Za-z\-][^>\r\n]*|/?[A-Za-z][A-Za-z0-9_:.\-]*(?: +(?:[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:'[^'\r\n]*'|\x22[^\x22\r\n]*\x22))?))* */?)>"),
+    (
+        "TAG",
+        r"<(?:[!?][A-Za-z\-][^>\r\n]*|/?[A-Za-z][A-Za-z0-9_:.\-]*(?: +(?:[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:'[^'\r\n]*'|\x22[^\x22\r\n]*\x22))?))* */?)>",
+    ),
     ("NEW_SENTENCE", r"{SPACE_OR_LINE}(?:{SPACE_OR_LINE}|[\p{Lu}]|{TAG})"),
     ("LETTER", r"(?:[\p{L}\p{M}\u{AD}]|&[aeiouAEIOU](?:acute|grave|uml);)"),
     ("ALNUM", r"(?:{LETTER}|[\p{Nd}])"),
@@ -68,20 +71,38 @@ const PARTS: &[(&str, &str)] = &[
     ("ACRONYM", r"(?:[A-Za-z](?:\.[A-Za-z])+|(?:Canada|Sino|Korean|EU|Japan|non)-U\.S|U\.S\.-(?:U\.K|U\.S\.S\.R))"),
     ("MONTH", r"(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec)"),
     ("DAY", r"(?:Mon|Tue|Tues|Wed|Thu|Thurs|Fri)"),
-    ("STATE", r"(?:Ala|Ariz|[A]z|[A]rk|Calif|Colo|Conn|Ct|Dak|[D]el|Fla|Ga|[I]ll|Ind|Kans?|Ky|[L]a|[M]ass|Md|Mich|Minn|[M]iss|Mo|Mont|Neb|Nev|Okla|[O]re|[P]a|Penn|Tenn|[T]ex|Va|Vt|[W]ash|Wisc?|Wyo)"),
+    (
+        "STATE",
+        r"(?:Ala|Ariz|[A]z|[A]rk|Calif|Colo|Conn|Ct|Dak|[D]el|Fla|Ga|[I]ll|Ind|Kans?|Ky|[L]a|[M]ass|Md|Mich|Minn|[M]iss|Mo|Mont|Neb|Nev|Okla|[O]re|[P]a|Penn|Tenn|[T]ex|Va|Vt|[W]ash|Wisc?|Wyo)",
+    ),
     ("COMPANY", r"(?:Inc|Cos?|Corp|Pp?t[ye]s?|Ltd|Plc|Rt|Bancorp|Bhd|Assn|Univ|Intl|Sys|Bldg)"),
     ("SUFFIX", r"(?:Jr|Sr|Bros|(?:Ed|Ph)\.D|Blvd|Rd|Esq)"),
     // Followed by lower case as a rule: a capital begins a sentence.
     ("ABBREVIATION", r"(?:{MONTH}|{DAY}|{STATE}|{COMPANY}|{SUFFIX}|tel|est|ext|sq|etc|al|seq)\."),
-    ("TITLE", r"(?:Mr|Mrs|Ms|[M]iss|Drs?|Profs?|Sens?|Reps?|Attys?|Lt|Col|Gen|Messrs|Govs?|Adm|Rev|Maj|Sgt|Cpl|Pvt|Capt|Ste?|Ave|Pres|Lieut|Hon|Brig|Co?mdr|Pfc|Spc|Supts?|Det|Mt|Ft|Adj|Adv|Asst|Assoc|Ens|Insp|Mlle|Mme|Msgr|Sfc|Dept)"),
+    (
+        "TITLE",
+        r"(?:Mr|Mrs|Ms|[M]iss|Drs?|Profs?|Sens?|Reps?|Attys?|Lt|Col|Gen|Messrs|Govs?|Adm|Rev|Maj|Sgt|Cpl|Pvt|Capt|Ste?|Ave|Pres|Lieut|Hon|Brig|Co?mdr|Pfc|Spc|Supts?|Det|Mt|Ft|Adj|Adv|Asst|Assoc|Ens|Insp|Mlle|Mme|Msgr|Sfc|Dept)",
+    ),
     // Followed by a capital as a rule.
-    ("ABBREVIATION_IN_NAME", r"(?:[A-Za-z]|{TITLE}|vs|Alex|Wm|Jos|Cie|a\.k\.a|cf|TREAS|Ph|{ACRONYM}|Invt|Elec|Natl|M[ft]g)\."),
-    ("STARTER", r"(?:[A]bout|[A]fter|[A]n?|[A]s|[A]t|[B]ut|[E]arlier|[H]er?|[H]ere|[H]owever|[I]f|[I]n|[I]t|[L]ast|[M]any|[M]ore|[M]r\.|[M]s\.|[N]ow|[O]nce|[O]ne|[O]ther|[O]ur|[S]he|[S]ince|[S]o|[S]ome|[S]uch|[T]hat|[T]he|[T]heir|[T]hen|[T]here|[T]hese|[T]hey|[T]his|[W]e|[W]hat|[W]hen|[W]hile|[Y]et|[Y]ou|{TAG})"),
-    ("THING", r"(?:[dDoOlL]{APOS_LIKE}[\p{L}])?(?:[\p{L}\p{Nd}])+(?:[\-_](?:[dDoOlL]{APOS_LIKE}[\p{L}])?(?:[\p{L}\p{Nd}])+)*"),
+    (
+        "ABBREVIATION_IN_NAME",
+        r"(?:[A-Za-z]|{TITLE}|vs|Alex|Wm|Jos|Cie|a\.k\.a|cf|TREAS|Ph|{ACRONYM}|Invt|Elec|Natl|M[ft]g)\.",
+    ),
+    (
+        "STARTER",
+        r"(?:[A]bout|[A]fter|[A]n?|[A]s|[A]t|[B]ut|[E]arlier|[H]er?|[H]ere|[H]owever|[I]f|[I]n|[I]t|[L]ast|[M]any|[M]ore|[M]r\.|[M]s\.|[N]ow|[O]nce|[O]ne|[O]ther|[O]ur|[S]he|[S]ince|[S]o|[S]ome|[S]uch|[T]hat|[T]he|[T]heir|[T]hen|[T]here|[T]hese|[T]hey|[T]his|[W]e|[W]hat|[W]hen|[W]hile|[Y]et|[Y]ou|{TAG})",
+    ),
+    (
+        "THING",
+        r"(?:[dDoOlL]{APOS_LIKE}[\p{L}])?(?:[\p{L}\p{Nd}])+(?:[\-_](?:[dDoOlL]{APOS_LIKE}[\p{L}])?(?:[\p{L}\p{Nd}])+)*",
+    ),
     ("THING_AND", r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"),
     ("THING_OR", r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
     ("HYPHENATED", r"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:[A-Za-z0-9]+|{ACRONYM}\.))+"),
-    ("APOSTROPHE_WORD", r"(?:{APOS}n{APOS}?|[lLdDjJ]{APOS}|Dunkin{APOS}|somethin{APOS}|ol{APOS}|{APOS}em|{APOS}[2-9]0s|{APOS}till?|o{APOS}clock|[A-HJ-XZn]{APOS_LIKE}[\p{L}]{2}[\p{L}]*|{APOS}cause|cont'd\.?|nor'easter|c'mon|e'er|ne'er|hallowe'en|c{APOS}est|s'mores|ev'ry|li'l|nat'l|ma'am|B'Gosh|[\p{L}]+[aeiouyAEIOUY]{APOS_LIKE}[aeiouA-Z][\p{L}]*)"),
+    (
+        "APOSTROPHE_WORD",
+        r"(?:{APOS}n{APOS}?|[lLdDjJ]{APOS}|Dunkin{APOS}|somethin{APOS}|ol{APOS}|{APOS}em|{APOS}[2-9]0s|{APOS}till?|o{APOS}clock|[A-HJ-XZn]{APOS_LIKE}[\p{L}]{2}[\p{L}]*|{APOS}cause|cont'd\.?|nor'easter|c'mon|e'er|ne'er|hallowe'en|c{APOS}est|s'mores|ev'ry|li'l|nat'l|ma'am|B'Gosh|[\p{L}]+[aeiouyAEIOUY]{APOS_LIKE}[aeiouA-Z][\p{L}]*)",
+    ),
 ];
 
 /// Patterns and actions. Letters outside of classes match in either case.
@@ -102,8 +123,14 @@ const RULES: &[(&str, Action)] = &[
     (r"'[0-9]{2}{SPACE_OR_LINE}", Token(1)),
     (r"y{APOS}[\p{L}]", Token(1)),
     (r"https?://[^ \t\n\f\r\x22<>|()]+[^ \t\n\f\r\x22<>|.!?(){},\-]", Token(0)),
-    (r"(?:(?:www\.(?:[^ \t\n\f\r\x22<>|.!?(){},]+\.)+[a-zA-Z]{2,4})|(?:(?:[^ \t\n\f\r\x22`'<>|.!?(){},-_$]+\.)+(?:com|net|org|edu)))(?:/[^ \t\n\f\r\x22<>|()]+[^ \t\n\f\r\x22<>|.!?(){},\-])?", Token(0)),
-    (r"(?:&lt;|<)?[a-zA-Z0-9][^ \t\n\f\r\x22<>|()\u{A0}{}]*@(?:[^ \t\n\f\r\x22<>|(){}.\u{A0}]+\.)*[^ \t\n\f\r\x22<>|(){}.\u{A0}]+(?:&gt;|>)?", Token(0)),
+    (
+        r"(?:(?:www\.(?:[^ \t\n\f\r\x22<>|.!?(){},]+\.)+[a-zA-Z]{2,4})|(?:(?:[^ \t\n\f\r\x22`'<>|.!?(){},-_$]+\.)+(?:com|net|org|edu)))(?:/[^ \t\n\f\r\x22<>|()]+[^ \t\n\f\r\x22<>|.!?(){},\-])?",
+        Token(0),
+    ),
+    (
+        r"(?:&lt;|<)?[a-zA-Z0-9][^ \t\n\f\r\x22<>|()\u{A0}{}]*@(?:[^ \t\n\f\r\x22<>|(){}.\u{A0}]+\.)*[^ \t\n\f\r\x22<>|(){}.\u{A0}]+(?:&gt;|>)?",
+        Token(0),
+    ),
     (r"@[a-zA-Z_][a-zA-Z_0-9]*|#{LETTER}+", Token(0)),
     (r"{CONTRACTED}[^A-Za-z]", Token(1)),
     (r"{NOT}", Token(0)),
@@ -116,7 +143,10 @@ const RULES: &[(&str, Action)] = &[
     (r"[\u{2153}]", Written("1/3", 0)),
     (r"[\u{2154}]", Written("2/3", 0)),
     (r"[\u{2155}-\u{215E}]", Token(0)),
-    (r"[\u{207A}\u{207B}\u{208A}\u{208B}]?(?:[\u{2070}\u{B9}\u{B2}\u{B3}\u{2074}-\u{2079}]+|[\u{2080}-\u{2089}]+)", Token(0)),
+    (
+        r"[\u{207A}\u{207B}\u{208A}\u{208B}]?(?:[\u{2070}\u{B9}\u{B2}\u{B3}\u{2074}-\u{2079}]+|[\u{2080}-\u{2089}]+)",
+        Token(0),
+    ),
     (r"{THING_OR}", Token(0)),
     (r"[A-Z]*\$|#", Token(0)),
     (r"[\u{A2}]", Written("cents", 0)),
@@ -132,7 +162,10 @@ const RULES: &[(&str, Action)] = &[
     (r"{ABBREVIATION_IN_NAME}", Token(0)),
     (r"(?:nos?|pp|op|prop|figs?|art|ca)\.{SPACE}?{DIGIT}", ToPeriod),
     (r"(?:{WORD}|{THING})\.[,;:\u{3001}]", Token(1)),
-    (r"\([0-9]{2,3}\)[ \u{A0}]?[0-9]{3,4}[\- \u{A0}]?[0-9]{3,5}|(?:\+\+?)?(?:[0-9]{2,4}[\- \u{A0}])?[0-9]{2,4}[\- \u{A0}][0-9]{3,4}[\- \u{A0}]?[0-9]{3,5}|(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}", Token(0)),
+    (
+        r"\([0-9]{2,3}\)[ \u{A0}]?[0-9]{3,4}[\- \u{A0}]?[0-9]{3,5}|(?:\+\+?)?(?:[0-9]{2,4}[\- \u{A0}])?[0-9]{2,4}[\- \u{A0}][0-9]{3,4}[\- \u{A0}]?[0-9]{3,5}|(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}",
+        Token(0),
+    ),
     (r"(?:\x22|&quot;)[A-Za-z0-9$]", Written("``", 1)),
     (r"\x22|&quot;", Written("''", 0)),
     (r"<<|>>", Token(0)),
@@ -154,7 +187,10 @@ const RULES: &[(&str, Action)] = &[
     (r"'[A-Za-z][^ \t\n\r\u{A0}]", Written("`", 2)),
     (r"{CONTRACTED}", Token(0)),
     (r"''|{APOS}|[`\u{2018}-\u{201F}\u{82}\u{84}\u{91}-\u{94}\u{2039}\u{203A}\u{AB}\u{BB}]{1,2}", Token(0)),
-    (r"[\u{A6}-\u{A9}\u{AC}\u{AE}-\u{B1}\u{B4}-\u{BA}\u{D7}\u{F7}\u{2020}-\u{2023}\u{2030}-\u{2038}\u{203B}\u{203E}-\u{2042}\u{2044}\u{207A}-\u{207F}\u{208A}-\u{208E}\u{2100}-\u{214F}\u{2190}-\u{21FF}\u{2200}-\u{2BFF}\u{3012}\u{30FB}\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF20}\u{FF3B}-\u{FF40}\u{FF5B}-\u{FF65}]", Token(0)),
+    (
+        r"[\u{A6}-\u{A9}\u{AC}\u{AE}-\u{B1}\u{B4}-\u{BA}\u{D7}\u{F7}\u{2020}-\u{2023}\u{2030}-\u{2038}\u{203B}\u{203E}-\u{2042}\u{2044}\u{207A}-\u{207F}\u{208A}-\u{208E}\u{2100}-\u{214F}\u{2190}-\u{21FF}\u{2200}-\u{2BFF}\u{3012}\u{30FB}\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF20}\u{FF3B}-\u{FF40}\u{FF5B}-\u{FF65}]",
+        Token(0),
+    ),
     (r"\x00|{SPACE}+|[\u{200B}\u{200E}\u{200F}\u{FEFF}]", Skip),
     (r"\r|\r?\n|[\u{2028}\u{2029}\u{B}\u{C}\u{85}]", NewLine),
 ];
@@ -214,7 +250,10 @@ static LEXER: LazyLock<Mutex<Lexer>> = LazyLock::new(|| Mutex::new(Lexer::new())
 
 /// The tokens of texts as the tokenizer writes them, before they are put in lower case.
 pub fn ptb_tokens(texts: &[&str]) -> Vec<Vec<String>> {
-    let joined: Vec<String> = texts.iter().map(|text| text.replace(['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}'], " ")).collect();
+    let joined: Vec<String> = texts
+        .iter()
+        .map(|text| text.replace(['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}'], " "))
+        .collect();
     let joined = joined.join("\n");
     let mut lexer = LEXER.lock().unwrap_or_else(PoisonError::into_inner);
     let mut lines = vec![Vec::new()];
@@ -233,7 +272,8 @@ pub fn ptb_tokens(texts: &[&str]) -> Vec<Vec<String>> {
 
 /// Adds the token of a match to the last line; returns how many bytes are taken.
 fn apply(action: Action, matched: &str, lines: &mut Vec<Vec<String>>) -> usize {
-    let all_but = |count: usize| matched.char_indices().rev().nth(count.wrapping_sub(1)).map_or(matched.len(), |(at, _)| at);
+    let all_but =
+        |count: usize| matched.char_indices().rev().nth(count.wrapping_sub(1)).map_or(matched.len(), |(at, _)| at);
     let (taken, token) = match action {
         Token(behind) => (all_but(behind), None),
         Written(text, behind) => (all_but(behind), Some(text.to_owned())),
@@ -244,8 +284,12 @@ fn apply(action: Action, matched: &str, lines: &mut Vec<Vec<String>>) -> usize {
         }
         Hyphens => (matched.len(), (matched.len() == 3 || matched.len() == 4).then(|| "--".to_owned())),
         BeforeContraction => {
-            let apostrophe = matched.char_indices().rfind(|(_, c)| "'`\u{91}\u{92}\u{2018}\u{2019}\u{201B}&".contains(*c)).map_or(0, |(at, _)| at);
-            let not = matched[apostrophe..].to_lowercase().ends_with('t') && matched[..apostrophe].to_lowercase().ends_with('n');
+            let apostrophe = matched
+                .char_indices()
+                .rfind(|(_, c)| "'`\u{91}\u{92}\u{2018}\u{2019}\u{201B}&".contains(*c))
+                .map_or(0, |(at, _)| at);
+            let not = matched[apostrophe..].to_lowercase().ends_with('t')
+                && matched[..apostrophe].to_lowercase().ends_with('n');
             (if not { apostrophe - 1 } else { apostrophe }, None)
         }
         ToPeriod => (matched.find('.').map_or(matched.len(), |at| at + 1), None),
@@ -329,6 +373,9 @@ mod tests {
     #[test]
     fn lines_stay_apart_whatever_is_inside() {
         let captions = caption_tokens(&["A man.\nA\u{2028}dog", "", "Two (2)"]);
-        assert_eq!(captions.iter().map(|words| words.join(" ")).collect::<Vec<_>>(), ["a man a dog", "", "two -lrb- 2 -rrb-"]);
+        assert_eq!(
+            captions.iter().map(|words| words.join(" ")).collect::<Vec<_>>(),
+            ["a man a dog", "", "two -lrb- 2 -rrb-"]
+        );
     }
 }

@@ -79,7 +79,8 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let results = results.iter().map(|result| Ok((result.id(&["question_id"])?, result.text(&["answer"])?)));
     let results = ById::new(results.collect::<Result<Vec<_>>>()?, Repeated::LastWins, &files.predictions)?;
     let annotations = read_records(&files.references, &["annotations"])?;
-    let references = annotations.iter().map(|annotation| Ok((annotation.id(&["question_id"])?, Reference::read(annotation)?)));
+    let references =
+        annotations.iter().map(|annotation| Ok((annotation.id(&["question_id"])?, Reference::read(annotation)?)));
     let references = ById::new(references.collect::<Result<Vec<_>>>()?, Repeated::LastWins, &files.references)?;
     if references.is_empty() {
         return Err(Error::Data(format!("{}: there are no annotations", files.references.display())));
@@ -89,7 +90,8 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
         .map(|(_, answer, reference)| (reference, accuracy(answer, reference)))
         .collect();
     let accuracies: Vec<f64> = rows.iter().map(|(_, accuracy)| *accuracy).collect();
-    let by = |key: fn(&Reference) -> &str| percent_by(rows.iter().map(|(reference, accuracy)| (key(reference), *accuracy)));
+    let by =
+        |key: fn(&Reference) -> &str| percent_by(rows.iter().map(|(reference, accuracy)| (key(reference), *accuracy)));
     Ok(Report::new("vqa", percent(&accuracies), "percent")
         .with("questions", rows.len())
         .with("per_question_type", by(|reference| &reference.question_type))

@@ -42,7 +42,10 @@ enum Key {
 impl Key {
     fn choose(prediction: &Record, reference: &Record) -> Self {
         let both = |field| prediction.get(field).is_some() && reference.get(field).is_some();
-        if prediction.get("prompt").is_some() && reference.get("image_id").is_some() && reference.get("question").is_some() {
+        if prediction.get("prompt").is_some()
+            && reference.get("image_id").is_some()
+            && reference.get("question").is_some()
+        {
             Key::ImageAndQuestion
         } else if both("image") && !both("question_id") {
             Key::Field("image")

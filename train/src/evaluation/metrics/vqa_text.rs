@@ -6,9 +6,8 @@ use std::sync::LazyLock;
 use regex_automata::meta::Regex;
 
 /// In the order in which they are dealt with.
-const PUNCTUATION: [char; 21] = [
-    ';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',', '?', '!',
-];
+const PUNCTUATION: [char; 21] =
+    [';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',', '?', '!'];
 
 const ARTICLES: [&str; 3] = ["a", "an", "the"];
 
@@ -68,7 +67,8 @@ fn without_punctuation(text: &str) -> String {
     let grouped_digits = characters.windows(3).any(|w| w[1] == ',' && is_digit(w[0]) && is_digit(w[2]));
     let mut plain = text.to_owned();
     for mark in PUNCTUATION {
-        let beside_space = characters.windows(2).any(|w| (w[0] == mark && w[1] == ' ') || (w[0] == ' ' && w[1] == mark));
+        let beside_space =
+            characters.windows(2).any(|w| (w[0] == mark && w[1] == ' ') || (w[0] == ' ' && w[1] == mark));
         plain = plain.replace(mark, if grouped_digits || beside_space { "" } else { " " });
     }
     without_periods(&plain)
@@ -161,7 +161,10 @@ mod tests {
 
     #[test]
     fn doubled_contractions_know_both_broken_spellings() {
-        assert_eq!(evalai_normalize("couldnt've couldn'tve somebody'd yall'll"), "couldn't've couldn't've somebodyd y'all'll");
+        assert_eq!(
+            evalai_normalize("couldnt've couldn'tve somebody'd yall'll"),
+            "couldn't've couldn't've somebodyd y'all'll"
+        );
         assert_eq!(SPELLINGS.len(), 120 - 6, "all but the four that lower case hides and the two that change nothing");
     }
 }

@@ -1,0 +1,32 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use vila_engine::DType;
+use vila_model::Vila;
+
+use super::{Failure, device};
+
+/// A model to run.
+#[derive(Args)]
+pub(super) struct ModelArguments {
+    /// A checkpoint directory.
+    #[arg(long)]
+    model: PathBuf,
+    /// A folder with low-rank adapters (LoRA) of the peft package, to add to its weights.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// cpu | cuda[:N] | emulator
+    #[arg(long)]
+    device: Option<String>,
+}
+
+impl ModelArguments {
+    pub(super) fn load(&self) -> Result<Vila, Failure> {
+        let device = device(self.device.as_deref())?;
+        let Some(adapter) = &self.adapter else { return Ok(Vila::load(&self.model, device)?) };
+        // Into memory, because the weights change.
+        let vila = Vila::load_with(&self.model, device, DType::F32, |_| false)?;
+        vila.merge_adapter(adapter)?;
+        Ok(vila)
+    }
+}
