@@ -193,7 +193,7 @@ fn cached_generation_computes_what_a_whole_document_does() {
     model.disturb("visual_expert.", 0.1);
     let mut tokens = vec![1, IMAGE, 5, IMAGE, IMAGE, 6];
     let prompt = batch(&config, &[&tokens]);
-    let mut generator = Generator::new(&model.backend, &model.store, &model.model, &prompt, 64).expect("generator");
+    let mut generator = Generator::new(&model.backend, &model.store, &model.model, &prompt, &[64]).expect("generator");
     for _ in 0..6 {
         let token = generator.sample(&GenerateOptions::default()).expect("sample");
         generator.advance(&token).expect("advance");
