@@ -249,6 +249,28 @@ fn an_image_token_gets_rows_that_go_again() {
     assert!(said.contains("`vila_added`") && said.contains("576"), "{said}");
 }
 
+/// With the image token in the vocabulary, a text is tokenized as a whole; what stood between images must not notice.
+#[test]
+fn pieces_between_images_keep_a_start_of_their_own() {
+    let dir = without_image_token("convert-pieces");
+    edit_json(&dir.join("llm/tokenizer.json"), |file| {
+        file["normalizer"] = Value::Null;
+        file["pre_tokenizer"] =
+            json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false});
+    });
+    let out = folder("convert-pieces-out");
+    convert(&dir, &out.join("hf"), Layout::LlavaHf);
+    convert(&out.join("hf"), &out.join("back"), Layout::Vila);
+    let load = |dir: &Path| Vila::load(dir, Arc::new(CpuBackend::fast())).expect("load");
+    let (plain, hf) = (load(&dir), load(&out.join("hf")));
+    for prompt in ["USER: <image>\nWhat <image><image> is</s>it?<image>", "<image>The cat", "A rocket", "<image>"] {
+        let ids = |vila: &Vila| vila.tokenizer.encode_prompt(prompt).expect("ids");
+        assert_eq!(ids(&hf), ids(&plain), "{prompt}");
+    }
+    let file = |dir: &Path| read_json(&dir.join("llm/tokenizer.json"));
+    assert_eq!(file(&out.join("back")), file(&dir));
+}
+
 #[test]
 fn spare_rows_serve_for_the_image_token() {
     let dir = folder("convert-spare");

@@ -120,6 +120,26 @@ fn models_of_every_kind_give_what_transformers_gives() {
     }
 }
 
+/// Newer versions of transformers write one file for the whole processor, names of states as lists, and flags elsewhere.
+#[test]
+fn files_of_newer_versions_are_read() {
+    let dir = folder("layouts-newer");
+    copy(&layouts().join("llava-hf"), &dir);
+    let processor = read_json(&dir.join("preprocessor_config.json"));
+    std::fs::remove_file(dir.join("preprocessor_config.json")).expect("remove");
+    let whole = json!({"processor_class": "LlavaProcessor", "image_processor": processor});
+    std::fs::write(dir.join("processor_config.json"), whole.to_string()).expect("write");
+    edit_json(&dir.join("config.json"), |config| config["vision_feature_layer"] = json!([-2]));
+    compare(&dir, Layout::LlavaHf);
+    edit_json(&dir.join("config.json"), |config| config["vision_feature_layer"] = json!([-2, -1]));
+    assert!(refused(&dir).contains("several states"));
+    edit_json(&dir.join("config.json"), |config| {
+        config["vision_feature_layer"] = json!(-2);
+        config["tie_word_embeddings"] = json!(true);
+    });
+    assert!(load(&dir).config.llm.tied);
+}
+
 #[test]
 fn wrappers_of_training_libraries_are_taken_off() {
     let dir = llava_embedded();

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from layout_forms import FIXTURES, LAYOUTS, LINES, expected, forms, logprobs
 
-VILA = sys.argv[1]
+VILA = sys.argv[1] if len(sys.argv) > 1 else "vila"
 
 
 def vila(*arguments):

@@ -93,6 +93,12 @@ fn llava_hf_config(source: &Source, vocabulary: &Change, small: &Map<String, Val
     // What would have transformers build the tokenizer anew from other files.
     let rebuilding = ["added_tokens_decoder", "add_prefix_space", "auto_map", "legacy", "sp_model_kwargs", "from_slow"];
     config.retain(|field, value| !value.is_null() && !rebuilding.contains(&field.as_str()));
+    for value in config.values_mut() {
+        // A token with its options, which stand in `tokenizer.json`.
+        if let Some(content) = value.get("content").filter(|content| content.is_string()) {
+            *value = content.clone();
+        }
+    }
     let mut put = |field: &str, value: Option<Value>, always: bool| {
         if let Some(value) = value.filter(|_| always || !config.contains_key(field)) {
             config.insert(field.to_string(), value);

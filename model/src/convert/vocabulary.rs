@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::json_bytes;
 use super::source::{Source, TABLES};
 use crate::config::Layout;
+use crate::sentencepiece::EMBEDDED;
 use crate::tokenizer::IMAGE_MARK;
 use crate::weights::floats;
 use crate::{Error, Result};
@@ -21,6 +22,9 @@ const PAD_MARK: &str = "<pad>";
 
 /// Tables are padded to a multiple of this many rows, as in the public models.
 const ROWS: usize = 64;
+
+/// More tokens are a damaged file.
+const MOST_TOKENS: usize = 1 << 24;
 
 /// How the vocabulary changes.
 #[derive(Default)]
@@ -87,6 +91,9 @@ fn with_image(source: &Source) -> Result<Change> {
     let missing = [IMAGE_MARK, PAD_MARK].into_iter().filter(|mark| source.tokenizer.token_id(mark).is_none());
     let tokens: Vec<(u32, &'static str)> = (first..).zip(missing).collect();
     let needed = first as usize + tokens.len();
+    if needed >= MOST_TOKENS {
+        return Err(unusable(&format!("names token {}, beyond any vocabulary; restore it", first - 1)));
+    }
     let rows = if needed <= vocab_size { 0 } else { needed.next_multiple_of(ROWS) - vocab_size };
     let mut added = BTreeMap::new();
     for table in TABLES {
@@ -96,8 +103,9 @@ fn with_image(source: &Source) -> Result<Change> {
             added.insert(table, mean.repeat(rows));
         }
     }
-    let rows = i64::try_from(rows).map_err(|_| unusable("is too large"))?;
-    let vocab_size = needed.max(vocab_size).max(if rows > 0 { needed.next_multiple_of(ROWS) } else { 0 });
+    let vocab_size = vocab_size + rows;
+    // Below 2^25: both are bounded.
+    let rows = i64::try_from(rows).unwrap_or_default();
     Ok(Change { rows, vocab_size, image: Some(first), tokens, added, ..Change::default() })
 }
 
@@ -165,6 +173,55 @@ impl Change {
             json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                    "normalized": false, "special": true})
         }));
+        if !self.tokens.is_empty() {
+            begin_pieces(object);
+        }
+        if !self.removed.is_empty() {
+            restore_pieces(object);
+        }
         Ok(json_bytes(&file))
     }
+}
+
+/// Where only the start of a text gets a space of its own, has every piece after an image get one, too, as if the pieces
+/// between images were tokenized one by one (spec 1.6).
+fn begin_pieces(file: &mut Map<String, Value>) {
+    let first =
+        file.get("pre_tokenizer").is_some_and(|part| part["type"] == "Metaspace" && part["prepend_scheme"] == "first");
+    if !first {
+        return;
+    }
+    // A SentencePiece model puts its space before one that is there.
+    let begin = begin_piece(file.get("model").is_some_and(|model| model.get(EMBEDDED).is_some()));
+    let normalizer = match file.get("normalizer").cloned().unwrap_or_default() {
+        Value::Null => json!({"type": "Sequence", "normalizers": [begin]}),
+        other => json!({"type": "Sequence", "normalizers": [other, begin]}),
+    };
+    file.insert("normalizer".into(), normalizer);
+    // Found after that change.
+    let tokens = file.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten();
+    tokens.filter(|token| token["content"] == IMAGE_MARK).for_each(|token| token["normalized"] = json!(true));
+}
+
+/// Undoes [`begin_pieces`].
+fn restore_pieces(file: &mut Map<String, Value>) {
+    let Some(steps) = file.get("normalizer").and_then(|normalizer| normalizer["normalizers"].as_array()) else {
+        return;
+    };
+    let before = match steps.as_slice() {
+        [begin] if is_begin(begin) => Value::Null,
+        [other, begin] if is_begin(begin) => other.clone(),
+        _ => return,
+    };
+    file.insert("normalizer".into(), before);
+}
+
+/// Puts a word's start behind an image mark, unless another mark or nothing follows; or a space, if that is not doubled.
+fn begin_piece(doubles: bool) -> Value {
+    let pattern = if doubles { r"<image>(?!<image>|\z)" } else { r"<image>(?!<image>|\z|[ ▁])" };
+    json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": "<image>\u{2581}"})
+}
+
+fn is_begin(step: &Value) -> bool {
+    [true, false].into_iter().any(|doubles| *step == begin_piece(doubles))
 }

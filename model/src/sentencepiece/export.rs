@@ -12,7 +12,7 @@ use super::proto::{ModelKind, ModelProto, PieceKind};
 use super::settings;
 
 /// Where the model lies in `model`; other readers skip names that they do not know there.
-pub(super) const EMBEDDED: &str = "vila_sentencepiece";
+pub(crate) const EMBEDDED: &str = "vila_sentencepiece";
 
 /// Bytes of the longest piece that is written with its merges; keeps the file's size in bounds.
 const LONGEST_MERGED: usize = 512;

@@ -23,6 +23,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use export::EMBEDDED;
 use llama::{Llama, Settings};
 use processor::Processor;
 use proto::ModelProto;
