@@ -2,6 +2,7 @@
 
 mod ablate;
 mod attacks;
+mod benchmarks;
 mod child;
 mod cuda;
 mod data;

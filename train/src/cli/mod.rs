@@ -8,6 +8,7 @@ mod chat;
 mod convert;
 mod data;
 mod doctor;
+mod eval;
 mod generate;
 mod inspect;
 #[cfg(feature = "cuda")]
@@ -64,6 +65,8 @@ enum Command {
     Ablate(ablate::AblateArguments),
     /// How similar visual and textual states are, layer by layer.
     Probe(probe::ProbeArguments),
+    /// Asks a model a benchmark's questions; writes answers, the metric and the submission file.
+    Eval(eval::EvalArguments),
     /// Computes a benchmark's metric from prediction and reference files alone.
     Metrics(metrics::MetricsArguments),
     /// Writes a checkpoint directory in another layout.
@@ -139,6 +142,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Score(arguments) => score::score(arguments),
         Command::Ablate(arguments) => ablate::run(arguments),
         Command::Probe(arguments) => probe::run(&arguments),
+        Command::Eval(arguments) => eval::eval(arguments),
         Command::Metrics(arguments) => metrics::metrics(arguments),
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Lora(command) => lora::run(command),

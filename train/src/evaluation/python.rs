@@ -37,44 +37,35 @@ pub fn float_repr(x: f64) -> String {
     }
 }
 
-/// Whether characters beyond ASCII are escaped.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Ascii {
-    /// As `json.dumps` does unless told otherwise.
-    Escaped,
-    /// As with `ensure_ascii=False`.
-    Kept,
-}
-
-/// Python's `json.dumps(value)`: a space behind commas and colons.
-pub fn dumps(value: &Value, ascii: Ascii) -> String {
+/// Python's `json.dumps(value)`: a space behind commas and colons, nothing beyond ASCII.
+pub fn dumps(value: &Value) -> String {
     let mut text = String::new();
-    write(value, ascii, None, &mut text);
+    write(value, None, &mut text);
     text
 }
 
 /// Python's `json.dumps(value, indent=indent)`.
-pub fn dumps_indented(value: &Value, indent: usize, ascii: Ascii) -> String {
+pub fn dumps_indented(value: &Value, indent: usize) -> String {
     let mut text = String::new();
-    write(value, ascii, Some((indent, 0)), &mut text);
+    write(value, Some((indent, 0)), &mut text);
     text
 }
 
 /// `indent` is the step and the depth, if lines are broken.
-fn write(value: &Value, ascii: Ascii, indent: Option<(usize, usize)>, out: &mut String) {
+fn write(value: &Value, indent: Option<(usize, usize)>, out: &mut String) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(yes) => out.push_str(if *yes { "true" } else { "false" }),
         Value::Number(number) if number.is_f64() => out.push_str(&float_repr(number.as_f64().unwrap_or(f64::NAN))),
         Value::Number(number) => out.push_str(&number.to_string()),
-        Value::String(text) => write_text(text, ascii, out),
+        Value::String(text) => write_text(text, out),
         Value::Array(items) => enclose('[', ']', items.iter(), indent, out, |item, indent, out| {
-            write(item, ascii, indent, out);
+            write(item, indent, out);
         }),
         Value::Object(fields) => enclose('{', '}', fields.iter(), indent, out, |(name, value), indent, out| {
-            write_text(name, ascii, out);
+            write_text(name, out);
             out.push_str(": ");
-            write(value, ascii, indent, out);
+            write(value, indent, out);
         }),
     }
 }
@@ -111,7 +102,7 @@ fn new_line((step, depth): (usize, usize), out: &mut String) {
     out.push_str(&" ".repeat(step * depth));
 }
 
-fn write_text(text: &str, ascii: Ascii, out: &mut String) {
+fn write_text(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
         match c {
@@ -122,7 +113,7 @@ fn write_text(text: &str, ascii: Ascii, out: &mut String) {
             '\t' => out.push_str("\\t"),
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
-            c if c < ' ' || (ascii == Ascii::Escaped && c > '\u{7e}') => {
+            c if c < ' ' || c > '\u{7e}' => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     out.push_str(&format!("\\u{unit:04x}"));
                 }
@@ -155,11 +146,8 @@ mod tests {
     #[test]
     fn texts_and_indents() {
         let value = json!({"a": [1, 2.5], "b": "é\u{1f600}\"\u{7f}", "c": [], "d": {}});
-        assert_eq!(
-            dumps(&value, Ascii::Escaped),
-            r#"{"a": [1, 2.5], "b": "\u00e9\ud83d\ude00\"\u007f", "c": [], "d": {}}"#
-        );
-        let kept = "{\n  \"a\": [\n    1\n  ],\n  \"b\": \"é\",\n  \"c\": []\n}";
-        assert_eq!(dumps_indented(&json!({"a": [1], "b": "é", "c": []}), 2, Ascii::Kept), kept);
+        assert_eq!(dumps(&value), r#"{"a": [1, 2.5], "b": "\u00e9\ud83d\ude00\"\u007f", "c": [], "d": {}}"#);
+        let indented = "{\n  \"a\": [\n    1\n  ],\n  \"c\": []\n}";
+        assert_eq!(dumps_indented(&json!({"a": [1], "c": []}), 2), indented);
     }
 }

@@ -28,6 +28,17 @@ pub enum MmeAnswer {
     Other,
 }
 
+impl MmeAnswer {
+    /// As the published files write it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            MmeAnswer::Yes => "Yes",
+            MmeAnswer::No => "No",
+            MmeAnswer::Other => "Other",
+        }
+    }
+}
+
 /// Reads an answer: `yes` or `no`, or one of them within the first four characters, `yes` first.
 pub fn mme_answer(text: &str) -> MmeAnswer {
     let start: String = text.to_lowercase().chars().take(4).collect();

@@ -30,6 +30,19 @@ pub use scienceqa::scienceqa_answer;
 pub use vqa_evalai::soft_accuracy;
 pub use vqa_text::{evalai_normalize, official_normalize};
 
+/// What tasks share with the metrics that read files.
+pub(crate) mod shared {
+    pub(crate) use super::drop::{DropQuestion, best_em_f1, drop_report, read_questions as read_drop};
+    pub(crate) use super::exact_match::{exact_match_report, gqa_answer, read_gqa, read_seed, seed_groups};
+    pub(crate) use super::mmbench::{MmbenchRow, index_of, is_none, mmbench_report, options, read_rows};
+    pub(crate) use super::mme::{MmeQuestion, PLEASE, mme_report, read_benchmark};
+    pub(crate) use super::mmlu::{LETTERS, MmluQuestion, MmluRow, likeliest, mmlu_report, read_split};
+    pub(crate) use super::pope::{category as pope_category, label as pope_label, pope_report};
+    pub(crate) use super::scienceqa::{Tally, is_right as scienceqa_is_right};
+    pub(crate) use super::vqa::{VqaReference, vqa_report};
+    pub(crate) use super::vqa_evalai::{human_answers, vqa_evalai_report};
+}
+
 /// The files of a metric.
 pub struct MetricFiles {
     /// What a model answered.

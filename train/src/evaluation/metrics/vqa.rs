@@ -18,14 +18,15 @@ struct Human {
     rest: Map<String, Value>,
 }
 
-struct Reference {
+/// What humans answered to one question.
+pub(crate) struct VqaReference {
     humans: Vec<Human>,
     question_type: String,
     answer_type: String,
 }
 
-impl Reference {
-    fn read(annotation: &Record) -> Result<Self> {
+impl VqaReference {
+    pub fn read(annotation: &Record) -> Result<Self> {
         let human = |record: Record| {
             let mut rest = record.fields().clone();
             rest.shift_remove("answer");
@@ -36,25 +37,22 @@ impl Reference {
             return Err(annotation.error("field `answers` is empty"));
         }
         let kind = |field| annotation.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
-        Ok(Reference { humans, question_type: kind("question_type"), answer_type: kind("answer_type") })
+        Ok(VqaReference { humans, question_type: kind("question_type"), answer_type: kind("answer_type") })
     }
-}
 
-/// Mean over the humans of how many of the others agree with `answer`, three being enough.
-fn accuracy(answer: &str, reference: &Reference) -> f64 {
-    let disagree = reference.humans.iter().any(|human| human.answer != reference.humans[0].answer);
-    let normalize = |answer: &str| if disagree { official_normalize(answer) } else { answer.to_owned() };
-    let answer = normalize(&on_one_line(answer));
-    let humans: Vec<Human> = reference
-        .humans
-        .iter()
-        .map(|human| Human { answer: normalize(&human.answer), rest: human.rest.clone() })
-        .collect();
-    let agreement = |human: &Human| {
-        let others = humans.iter().filter(|other| *other != human);
-        (others.filter(|other| other.answer == answer).count() as f64 / 3.0).min(1.0)
-    };
-    mean(&humans.iter().map(agreement).collect::<Vec<_>>())
+    /// Mean over the humans of how many of the others agree with `answer`, three being enough.
+    pub fn accuracy(&self, answer: &str) -> f64 {
+        let disagree = self.humans.iter().any(|human| human.answer != self.humans[0].answer);
+        let normalize = |answer: &str| if disagree { official_normalize(answer) } else { answer.to_owned() };
+        let answer = normalize(&on_one_line(answer));
+        let normalized = |human: &Human| Human { answer: normalize(&human.answer), rest: human.rest.clone() };
+        let humans: Vec<Human> = self.humans.iter().map(normalized).collect();
+        let agreement = |human: &Human| {
+            let others = humans.iter().filter(|other| *other != human);
+            (others.filter(|other| other.answer == answer).count() as f64 / 3.0).min(1.0)
+        };
+        mean(&humans.iter().map(agreement).collect::<Vec<_>>())
+    }
 }
 
 /// Accuracies by the value of a key, in order of appearance.
@@ -80,20 +78,26 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let results = ById::new(results.collect::<Result<Vec<_>>>()?, Repeated::LastWins, &files.predictions)?;
     let annotations = read_records(&files.references, &["annotations"])?;
     let references =
-        annotations.iter().map(|annotation| Ok((annotation.id(&["question_id"])?, Reference::read(annotation)?)));
+        annotations.iter().map(|annotation| Ok((annotation.id(&["question_id"])?, VqaReference::read(annotation)?)));
     let references = ById::new(references.collect::<Result<Vec<_>>>()?, Repeated::LastWins, &files.references)?;
     if references.is_empty() {
         return Err(Error::Data(format!("{}: there are no annotations", files.references.display())));
     }
     let rows: Vec<_> = join(&results, &references, files.pair())?
         .into_iter()
-        .map(|(_, answer, reference)| (reference, accuracy(answer, reference)))
+        .map(|(_, answer, reference)| (reference, reference.accuracy(answer)))
         .collect();
+    Ok(vqa_report(&rows))
+}
+
+/// The accuracies of answered questions together.
+pub(crate) fn vqa_report(rows: &[(impl std::borrow::Borrow<VqaReference>, f64)]) -> Report {
     let accuracies: Vec<f64> = rows.iter().map(|(_, accuracy)| *accuracy).collect();
-    let by =
-        |key: fn(&Reference) -> &str| percent_by(rows.iter().map(|(reference, accuracy)| (key(reference), *accuracy)));
-    Ok(Report::new("vqa", percent(&accuracies), "percent")
+    let by = |key: fn(&VqaReference) -> &str| {
+        percent_by(rows.iter().map(|(reference, accuracy)| (key(reference.borrow()), *accuracy)))
+    };
+    Report::new("vqa", percent(&accuracies), "percent")
         .with("questions", rows.len())
         .with("per_question_type", by(|reference| &reference.question_type))
-        .with("per_answer_type", by(|reference| &reference.answer_type)))
+        .with("per_answer_type", by(|reference| &reference.answer_type))
 }

@@ -21,7 +21,7 @@ pub fn soft_accuracy(answer: &str, humans: &[String]) -> f64 {
 }
 
 /// The question in a prompt: its first line, or the second where tokens read by OCR come first.
-pub(crate) fn question_of(prompt: &str) -> String {
+fn question_of(prompt: &str) -> String {
     let prompt = prompt.strip_prefix("<image>\n").unwrap_or(prompt);
     let mut lines = prompt.split('\n');
     let first = lines.next().unwrap_or("");
@@ -99,9 +99,14 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let humans = ById::new(humans.collect::<Result<Vec<_>>>()?, Repeated::Refused, &files.references)?;
     let joined = join(&answers, &humans, files.pair())?;
     let scores: Vec<f64> = joined.iter().map(|(_, answer, humans)| soft_accuracy(answer, humans)).collect();
-    Ok(Report::new("vqa-evalai", round2(100.0 * mean(&scores)), "percent")
-        .with("accuracy", mean(&scores))
-        .with("questions", scores.len()))
+    Ok(vqa_evalai_report(&scores))
+}
+
+/// The scores of answered questions together.
+pub(crate) fn vqa_evalai_report(scores: &[f64]) -> Report {
+    Report::new("vqa-evalai", round2(100.0 * mean(scores)), "percent")
+        .with("accuracy", mean(scores))
+        .with("questions", scores.len())
 }
 
 #[cfg(test)]

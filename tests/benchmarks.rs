@@ -1,0 +1,238 @@
+//! Every benchmark end to end on ten records in its published format (fixtures by `scripts/make_benchmarks.py`).
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use vila_train::Error;
+use vila_train::evaluation::few_shot::{Arrangement, Choice};
+use vila_train::evaluation::harness::{Answerer, EvalOptions, Evaluation, Shard, evaluate};
+use vila_train::evaluation::tasks::{TASKS, Task, TaskFiles};
+
+const ANSWERS: [&str; 10] = [
+    "Yes",
+    "no, it is not",
+    "A",
+    "Two dogs.",
+    "B. north",
+    "a \"red\" café\tbus",
+    "The answer is B.",
+    "10,000",
+    "C",
+    "Not sure",
+];
+
+/// Says the answers one after another and keeps what it was asked.
+#[derive(Default)]
+struct Scripted {
+    said: Cell<usize>,
+    asked: RefCell<Vec<(String, usize, usize)>>,
+    fails_after: Option<usize>,
+}
+
+impl Answerer for Scripted {
+    fn generate(&self, prompt: &str, images: &[PathBuf], max_new_tokens: usize) -> Result<String, Error> {
+        let turn = self.said.get();
+        if self.fails_after == Some(self.asked.borrow().len()) {
+            return Err(Error::Data("the power is gone".into()));
+        }
+        self.said.set(turn + 1);
+        assert!(images.iter().all(|image| image.is_file()));
+        self.asked.borrow_mut().push((prompt.to_owned(), images.len(), max_new_tokens));
+        Ok(format!(" {} ", ANSWERS[turn % ANSWERS.len()]))
+    }
+
+    fn letters(&self, _: &str) -> Result<[f64; 4], Error> {
+        Ok([-2.0, -1.0, -3.0, -4.0])
+    }
+
+    fn tokens(&self, text: &str) -> Result<usize, Error> {
+        Ok(text.len() / 4)
+    }
+
+    fn fingerprint(&self) -> Result<String, Error> {
+        Ok("scripted".into())
+    }
+}
+
+fn sample(task: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/benchmarks").join(task)
+}
+
+fn expected(task: &str) -> Value {
+    let path = sample(task).join("expected.json");
+    serde_json::from_str(&std::fs::read_to_string(path).expect("expected.json")).expect("JSON")
+}
+
+fn fresh(name: &str) -> PathBuf {
+    let out = std::env::temp_dir().join(format!("vila-benchmarks-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&out);
+    out
+}
+
+fn options(task: &str, out: &Path) -> EvalOptions {
+    let (expected, folder) = (expected(task), sample(task));
+    let name = |field: &str| expected[field].as_str().map(|name| folder.join(name));
+    EvalOptions {
+        task: Task::named(task).expect("a task"),
+        files: TaskFiles {
+            data: name("data").expect("data"),
+            images: folder.clone(),
+            annotations: name("annotations"),
+            out: out.to_path_buf(),
+        },
+        shots: expected["shots"].as_u64().map(|shots| shots as usize),
+        demonstrations: None,
+        arrangement: Arrangement::SingleTurn,
+        choice: Choice::PerQuestion,
+        seed: 0,
+        template: None,
+        shard: Shard::WHOLE,
+        image_mode: "pad".into(),
+    }
+}
+
+#[test]
+fn every_task_asks_and_submits_as_its_authors_do() {
+    for task in TASKS {
+        let (out, expected, model) = (fresh(task.name), expected(task.name), Scripted::default());
+        let Evaluation::Done { report, .. } = evaluate(&model, &options(task.name, &out)).expect(task.name) else {
+            panic!("{}: ten answers are all", task.name);
+        };
+        let asked = model.asked.borrow();
+        for ((prompt, images, tokens), right) in asked.iter().zip(expected["prompts"].as_array().expect("prompts")) {
+            assert_eq!(Value::from(prompt.as_str()), *right, "{}", task.name);
+            assert_eq!(
+                (*images, *tokens as u64),
+                (prompt.matches("<image>").count(), expected["max_new_tokens"].as_u64().expect("limit"))
+            );
+        }
+        assert_eq!(asked.len(), 10, "{}", task.name);
+        for name in expected["files"].as_array().expect("files").iter().filter_map(Value::as_str) {
+            let read = |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("{}", path.display()));
+            assert_eq!(
+                read(out.join(name)),
+                read(sample(task.name).join("expected").join(name)),
+                "{} {name}",
+                task.name
+            );
+        }
+        if let Some(score) = expected["score"].as_f64() {
+            let ours = report.unwrap_or_else(|| panic!("{} has a metric", task.name)).score();
+            assert!((ours - score).abs() < 1e-12, "{}: {ours} for {score}", task.name);
+        }
+        std::fs::remove_dir_all(&out).expect("removed");
+    }
+}
+
+/// The cells of a sheet of stored XML.
+fn cells(workbook: &Path) -> Vec<Vec<Value>> {
+    let bytes = std::fs::read(workbook).expect("a workbook");
+    let text = String::from_utf8_lossy(&bytes);
+    let unescape = |text: &str| text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    let inside = |text: &str, open: &str, close: &str| {
+        let start = text.find(open)? + open.len();
+        Some(text[start..start + text[start..].find(close)?].to_owned())
+    };
+    let sheet = inside(&text, "<sheetData>", "</sheetData>").expect("a sheet");
+    let row = |row: &str| {
+        let mut cells = vec![Value::Null; 8];
+        for cell in row.split("<c r=\"").skip(1) {
+            let column = usize::from(cell.as_bytes()[0] - b'A');
+            cells[column] = match inside(cell, "<v>", "</v>") {
+                Some(number) => number.parse::<u64>().expect("a number").into(),
+                None => unescape(&inside(cell, "\"preserve\">", "</t>").expect("a text")).into(),
+            };
+        }
+        cells
+    };
+    sheet.split("</row>").filter(|text| !text.is_empty()).map(row).collect()
+}
+
+#[test]
+fn the_workbook_of_mmbench_is_right_cell_by_cell() {
+    for task in ["mmbench", "mmbench-cn"] {
+        let out = fresh(&format!("{task}-cells"));
+        evaluate(&Scripted::default(), &options(task, &out)).expect(task);
+        assert_eq!(serde_json::json!(cells(&out.join("mmbench_submission.xlsx"))), expected(task)["cells"]);
+        std::fs::remove_dir_all(&out).expect("removed");
+    }
+}
+
+#[test]
+fn answers_survive_a_stop_and_are_not_asked_again() {
+    let (out, path) = (fresh("resumed"), |out: &Path| out.join("answers.jsonl"));
+    let broken = Scripted { fails_after: Some(4), ..Scripted::default() };
+    evaluate(&broken, &options("gqa", &out)).err().expect("a stop");
+    // A line that was being written is asked again.
+    let mut torn = std::fs::read(path(&out)).expect("answers");
+    torn.truncate(torn.len() - 3);
+    std::fs::write(path(&out), torn).expect("written");
+    let model = Scripted { said: Cell::new(3), ..Scripted::default() };
+    evaluate(&model, &options("gqa", &out)).expect("the rest");
+    assert_eq!(model.asked.borrow().len(), 7);
+    let name = "testdev_balanced_predictions.json";
+    let read = |folder: PathBuf| std::fs::read_to_string(folder.join(name)).expect(name);
+    assert_eq!(read(out.clone()), read(sample("gqa").join("expected")));
+    let other = EvalOptions { seed: 1, ..options("gqa", &out) };
+    let message = evaluate(&model, &other).err().expect("another run's answers").to_string();
+    assert!(message.contains("answers.jsonl line 1") && message.contains("--out"), "{message}");
+    std::fs::remove_dir_all(&out).expect("removed");
+}
+
+#[test]
+fn shards_together_are_the_whole() {
+    let out = fresh("shards");
+    for index in 0..3 {
+        let model = Scripted { said: Cell::new(4 * index), ..Scripted::default() };
+        let result = evaluate(&model, &EvalOptions { shard: Shard { index, count: 3 }, ..options("gqa", &out) });
+        assert_eq!(matches!(result.expect("answers"), Evaluation::Done { .. }), index == 2);
+    }
+    let name = "testdev_balanced_predictions.json";
+    let read = |folder: PathBuf| std::fs::read_to_string(folder.join(name)).expect(name);
+    assert_eq!(read(out.clone()), read(sample("gqa").join("expected")));
+    std::fs::remove_dir_all(&out).expect("removed");
+}
+
+#[test]
+fn demonstrations_come_before_the_question_with_their_images() {
+    let ask = |arrangement, choice| {
+        let (out, model) = (fresh(&format!("shots-{arrangement:?}-{choice:?}")), Scripted::default());
+        let plain = options("okvqa", &out);
+        let demonstrations = Some((plain.files.data.clone(), plain.files.images.clone()));
+        let options = EvalOptions { shots: Some(2), demonstrations, arrangement, choice, ..plain };
+        evaluate(&model, &options).expect("answers");
+        std::fs::remove_dir_all(&out).expect("removed");
+        model.asked.into_inner()
+    };
+    let single = ask(Arrangement::SingleTurn, Choice::PerQuestion);
+    let (prompt, images, _) = &single[3];
+    assert_eq!((*images, prompt.matches("<image>\nQuestion: ").count(), prompt.matches("USER").count()), (3, 3, 1));
+    assert!(prompt.starts_with(" USER: <image>\nQuestion: What is number"), "{prompt}");
+    let query =
+        "\n<image>\nQuestion: What is number 3?\nAnswer the question using a single word or phrase. Answer: ASSISTANT:";
+    assert!(prompt.ends_with(query), "{prompt}");
+    assert_eq!(prompt.matches("number 3?").count(), 1, "a question does not demonstrate itself");
+    assert_eq!(
+        single,
+        ask(Arrangement::SingleTurn, Choice::PerQuestion),
+        "the draws are a function of seed and question"
+    );
+    let turns = ask(Arrangement::MultiTurn, Choice::Fixed);
+    assert_eq!((turns[0].1, turns[0].0.matches("USER: ").count(), turns[0].0.matches("</s>").count()), (3, 3, 2));
+    let flamingo = ask(Arrangement::OpenFlamingo, Choice::Fixed);
+    assert!(flamingo[0].0.ends_with("\n<image>Question:What is number 0? Short answer:"), "{}", flamingo[0].0);
+}
+
+#[test]
+fn a_model_answers_from_the_command_line() {
+    let (out, folder) = (fresh("model"), sample("pope"));
+    let model = sample("../tiny-llava-hf");
+    let arguments = ["vila", "eval", "--task", "pope", "--device", "cpu", "--json"].map(std::ffi::OsString::from);
+    let paths = [("--model", model), ("--data", folder), ("--out", out.clone())];
+    let paths = paths.into_iter().flat_map(|(name, path)| [name.into(), path.into_os_string()]);
+    assert_eq!(vila_train::cli::run(arguments.into_iter().chain(paths)), 0);
+    let answers = std::fs::read_to_string(out.join("answers.jsonl")).expect("answers");
+    assert_eq!(answers.lines().count(), 11);
+    std::fs::remove_dir_all(&out).expect("removed");
+}

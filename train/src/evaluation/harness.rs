@@ -1,0 +1,434 @@
+//! Runs a task: asks every question once, keeps the answers as they come, and scores what is there in the end.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use vila_model::{GenerateOptions, Vila};
+
+use super::few_shot::{Arrangement, Choice, demonstrations, prompt};
+use super::files::{read_text, write_whole};
+use super::metrics::Report;
+use super::tasks::{Answer, Item, Style, Task, TaskFiles, without_first_shot};
+use crate::data::template::Template;
+use crate::data::tokens::hex;
+use crate::{Error, Result};
+
+/// What answers questions.
+pub trait Answerer {
+    /// Continues a prompt greedily.
+    ///
+    /// # Errors
+    /// The prompt is too long or an image cannot be used.
+    fn generate(&self, prompt: &str, images: &[PathBuf], max_new_tokens: usize) -> Result<String>;
+
+    /// Log-likelihoods of A, B, C and D as the next word.
+    ///
+    /// # Errors
+    /// As for [`Answerer::generate`].
+    fn letters(&self, prompt: &str) -> Result<[f64; 4]>;
+
+    /// Length of a text in tokens.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    fn tokens(&self, text: &str) -> Result<usize>;
+
+    /// A hash of everything that decides the answers.
+    ///
+    /// # Errors
+    /// The model's files cannot be read.
+    fn fingerprint(&self) -> Result<String>;
+}
+
+impl Answerer for Vila {
+    fn generate(&self, prompt: &str, images: &[PathBuf], max_new_tokens: usize) -> Result<String> {
+        let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+        Ok(vila_model::generate(self, prompt, images, &options)?.text)
+    }
+
+    fn letters(&self, prompt: &str) -> Result<[f64; 4]> {
+        // Some tokenizers put the space before a word into its token, some add it to a text's first word by themselves.
+        let (whole, alone) = (self.tokenizer.encode("Answer: A")?, self.tokenizer.encode("A")?);
+        let space = if whole.ends_with(&alone) { "" } else { " " };
+        let mut logprobs = [0.0; 4];
+        for (logprob, letter) in logprobs.iter_mut().zip(["A", "B", "C", "D"]) {
+            *logprob = vila_model::score(self, prompt, &format!("{space}{letter}"), &[])?.logprob;
+        }
+        Ok(logprobs)
+    }
+
+    fn tokens(&self, text: &str) -> Result<usize> {
+        Ok(self.tokenizer.encode(text)?.len())
+    }
+
+    fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash_folder(&self.dir, &mut hash)?;
+        hash.update(format!("{:?}", self.processor));
+        Ok(hex(&hash.finalize()))
+    }
+}
+
+/// Files up to this size are hashed whole, larger ones by size and both ends: weights are not read twice.
+const HASHED_WHOLE: u64 = 1 << 20;
+
+fn hash_folder(folder: &Path, hash: &mut Sha256) -> Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        paths.push(entry.map_err(Error::io(folder))?.path());
+    }
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            if path.file_name().is_some_and(|name| name != "trainer") {
+                hash_folder(&path, hash)?;
+            }
+            continue;
+        }
+        let mut file = File::open(&path).map_err(Error::io(&path))?;
+        let size = file.metadata().map_err(Error::io(&path))?.len();
+        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(size.to_le_bytes());
+        let mut ends = Vec::new();
+        let end = size.saturating_sub(HASHED_WHOLE / 2).max(HASHED_WHOLE / 2);
+        let read = (&mut file).take(HASHED_WHOLE / 2).read_to_end(&mut ends);
+        let read = read.and_then(|_| file.seek(SeekFrom::Start(end))).and_then(|_| file.read_to_end(&mut ends));
+        read.map_err(Error::io(&path))?;
+        hash.update(&ends);
+    }
+    Ok(())
+}
+
+/// One part of a task's questions, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which.
+    pub index: usize,
+    /// Of how many.
+    pub count: usize,
+}
+
+impl Shard {
+    /// Everything.
+    pub const WHOLE: Shard = Shard { index: 0, count: 1 };
+
+    fn file_name(self) -> String {
+        match self.count {
+            1 => "answers.jsonl".into(),
+            count => format!("answers-{}-of-{count}.jsonl", self.index),
+        }
+    }
+
+    fn of<T>(self, items: &[T]) -> &[T] {
+        let size = items.len().div_ceil(self.count).max(1);
+        items.chunks(size).nth(self.index).unwrap_or(&[])
+    }
+}
+
+/// How a task is run.
+pub struct EvalOptions {
+    /// The benchmark.
+    pub task: &'static Task,
+    /// Its files.
+    pub files: TaskFiles,
+    /// Demonstrations per question; none given asks as the authors do.
+    pub shots: Option<usize>,
+    /// A file of the same format to take demonstrations from, and its images.
+    pub demonstrations: Option<(PathBuf, PathBuf)>,
+    /// How they are arranged.
+    pub arrangement: Arrangement,
+    /// Which of them a question gets.
+    pub choice: Choice,
+    /// Of the draws.
+    pub seed: u64,
+    /// The conversation's template; the authors' if none is given.
+    pub template: Option<String>,
+    /// Which part of the questions.
+    pub shard: Shard,
+    /// What the report says about image preprocessing.
+    pub image_mode: String,
+}
+
+/// What a run came to.
+pub enum Evaluation {
+    /// Every question is answered.
+    Done {
+        /// The metric, where it can be computed here.
+        report: Option<Report>,
+        /// The files that were written.
+        written: Vec<PathBuf>,
+    },
+    /// Other shards have questions left.
+    Waiting {
+        /// Answered by any shard.
+        answered: usize,
+        /// In all.
+        questions: usize,
+    },
+}
+
+/// A question as it is put to the model.
+struct Asked<'a> {
+    item: &'a Item,
+    prompt: String,
+    images: Vec<PathBuf>,
+}
+
+fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result<Vec<Asked<'a>>> {
+    let style = options.task.style;
+    let few_shot =
+        matches!(style, Style::Question | Style::Caption) && (options.shots.is_some() || style == Style::Caption);
+    let default = if few_shot { "vicuna_v1_nosys" } else { "vicuna_v1" };
+    let name = options.template.as_deref().unwrap_or(default);
+    let template = Template::named(name).map_err(|error| Error::Data(error.to_string()))?;
+    let asked = |item: &'a Item| {
+        if matches!(style, Style::Text | Style::Letters) {
+            return Asked { item, prompt: item.text.clone(), images: Vec::new() };
+        }
+        let shots = options.shots.filter(|_| few_shot).unwrap_or(0);
+        let shots = demonstrations(item, pool, shots, options.seed, options.choice);
+        let images = shots.iter().flat_map(|shot| shot.images.clone()).chain(item.images.clone()).collect();
+        let prompt = match few_shot {
+            true => prompt(item, &shots, style, options.arrangement, &template),
+            false => {
+                let marks = format!("{}\n", vila_model::tokenizer::IMAGE_MARK).repeat(item.images.len());
+                template.prompt(&[], &(marks + &item.text))
+            }
+        };
+        Asked { item, prompt, images }
+    };
+    Ok(items.iter().map(asked).collect())
+}
+
+/// Runs or resumes a task.
+///
+/// # Errors
+/// Files are missing or of another format; answers of another model or of other options are in the way; the model fails.
+pub fn evaluate(model: &dyn Answerer, options: &EvalOptions) -> Result<Evaluation> {
+    let out = &options.files.out;
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    let items = read_items(options)?;
+    let pool = read_pool(options)?;
+    let asked = ask(options, &items, &pool)?;
+    let header = header(model, options, &asked)?;
+    let path = out.join(options.shard.file_name());
+    let answered = open_answers(&path, &header)?;
+    let mut file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
+    let mut progress = Progress::new(options.task, options.shard.of(&asked).len());
+    for asked in options.shard.of(&asked) {
+        let answer = match answered.get(&asked.item.id) {
+            Some(answer) => answer.clone(),
+            None => {
+                let answer = answer(model, options, asked)?;
+                let line = answer_line(&answer) + "\n";
+                file.write_all(line.as_bytes()).map_err(Error::io(&path))?;
+                answer
+            }
+        };
+        progress.count(options.task.right(asked.item, &answer));
+    }
+    finish(options, &items, &header)
+}
+
+fn read_items(options: &EvalOptions) -> Result<Vec<Item>> {
+    let (task, files) = (options.task, &options.files);
+    let shots = options.shots.unwrap_or(task.shots);
+    let items = task.read(files, shots)?;
+    if items.is_empty() {
+        return Err(Error::Data(format!("{}: there are no questions of {} here", files.data.display(), task.name)));
+    }
+    let mut known = std::collections::HashSet::new();
+    match items.iter().find(|item| !known.insert(item.id.as_str())) {
+        Some(item) => Err(item.record.error(&format!("the id `{}` is there twice", item.id))),
+        None => Ok(items),
+    }
+}
+
+fn read_pool(options: &EvalOptions) -> Result<Vec<Item>> {
+    let wanted = match options.task.style {
+        Style::Question | Style::Caption => options.shots.unwrap_or(0),
+        Style::Chat if options.shots.unwrap_or(0) > 0 => {
+            let tasks = "VQA, captioning and text-only tasks do";
+            return Err(Error::Data(format!("--shots: {} has no few-shot protocol; {tasks}", options.task.name)));
+        }
+        _ => 0,
+    };
+    match (&options.demonstrations, wanted) {
+        (_, 0) => Ok(Vec::new()),
+        (None, _) => Err(Error::Data("--shots: say with --demonstrations where the examples are".into())),
+        (Some((data, images)), wanted) => {
+            let files = TaskFiles {
+                data: data.clone(),
+                images: images.clone(),
+                annotations: options.files.annotations.clone(),
+                out: options.files.out.clone(),
+            };
+            let pool = options.task.read(&files, 0)?;
+            let usable = pool.iter().filter(|item| item.answer.is_some()).count();
+            match usable > wanted {
+                true => Ok(pool),
+                false => Err(Error::Data(format!(
+                    "{}: {usable} examples with answers, more than {wanted} are needed; VQA's are read from --annotations",
+                    data.display()
+                ))),
+            }
+        }
+    }
+}
+
+/// The first line of an answer file: what the answers depend on.
+fn header(model: &dyn Answerer, options: &EvalOptions, asked: &[Asked]) -> Result<Value> {
+    let mut prompts = Sha256::new();
+    for asked in asked {
+        prompts.update(json!([asked.item.id, asked.prompt, asked.item.images.len()]).to_string());
+    }
+    let facts = json!({
+        "task": options.task.name,
+        "model": model.fingerprint()?,
+        "prompts": hex(&prompts.finalize()),
+        "max_new_tokens": options.task.max_new_tokens,
+        "shots": options.shots.unwrap_or(options.task.shots),
+        "seed": options.seed,
+        "image_mode": options.image_mode,
+    });
+    let hash = hex(&Sha256::digest(facts.to_string()));
+    Ok(json!({ "header": facts, "hash": hash }))
+}
+
+/// Answers that are there already; makes the file if it is not, and cuts a torn last line off.
+fn open_answers(path: &Path, header: &Value) -> Result<HashMap<String, Answer>> {
+    if !path.exists() {
+        write_whole(path, format!("{header}\n").as_bytes())?;
+    }
+    let text = read_text(path)?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    if whole.len() < text.len() {
+        write_whole(path, whole.as_bytes())?;
+    }
+    read_answers(path, whole, header)
+}
+
+fn read_answers(path: &Path, text: &str, header: &Value) -> Result<HashMap<String, Answer>> {
+    let error = |number: usize, problem: &str| Error::Data(format!("{} line {number}: {problem}", path.display()));
+    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    let first = lines.next().and_then(|(_, line)| serde_json::from_str::<Value>(line).ok());
+    if first.as_ref() != Some(header) {
+        let problem = "these answers are of another model, data or options; choose another --out or remove the file";
+        return Err(error(1, problem));
+    }
+    let answer = |(number, line): (usize, &str)| {
+        let value: Value = serde_json::from_str(line).map_err(|problem| error(number, &problem.to_string()))?;
+        let field = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let (Some(id), Some(prompt), Some(text)) = (field("id"), field("prompt"), field("text")) else {
+            return Err(error(number, "fields `id`, `prompt` and `text` are needed"));
+        };
+        let logprobs = value.get("logprobs").filter(|value| !value.is_null()).cloned();
+        let logprobs = logprobs.map(serde_json::from_value).transpose().map_err(|e| error(number, &e.to_string()))?;
+        Ok((id.clone(), Answer { id, prompt, text, logprobs }))
+    };
+    lines.map(answer).collect()
+}
+
+fn answer_line(answer: &Answer) -> String {
+    let mut line = json!({ "id": answer.id, "prompt": answer.prompt, "text": answer.text });
+    if let Some(logprobs) = answer.logprobs {
+        line["logprobs"] = json!(logprobs);
+    }
+    line.to_string()
+}
+
+fn answer(model: &dyn Answerer, options: &EvalOptions, asked: &Asked) -> Result<Answer> {
+    let task = options.task;
+    let mut prompt = asked.prompt.clone();
+    if task.style == Style::Letters {
+        while model.tokens(&prompt)? > super::tasks::MMLU_TOKENS {
+            let Some(shorter) = without_first_shot(&prompt) else { break };
+            prompt = shorter;
+        }
+    }
+    let logprobs = if task.style == Style::Letters { Some(model.letters(&prompt)?) } else { None };
+    let text = model.generate(&prompt, &asked.images, task.max_new_tokens)?;
+    // A text that is continued goes on after its answer.
+    let line = match options.arrangement {
+        Arrangement::OpenFlamingo if matches!(task.style, Style::Question | Style::Caption) => {
+            text.trim_start().split('\n').next().unwrap_or("")
+        }
+        _ => &text,
+    };
+    Ok(Answer { id: asked.item.id.clone(), prompt, text: line.trim().to_owned(), logprobs })
+}
+
+/// Scores and writes, if the answers of all shards are there.
+fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evaluation> {
+    let out = &options.files.out;
+    let mut answers = HashMap::new();
+    for index in 0..options.shard.count {
+        let path = out.join(Shard { index, ..options.shard }.file_name());
+        if path.exists() {
+            let text = read_text(&path)?;
+            let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+            answers.extend(read_answers(&path, whole, header)?);
+        }
+    }
+    let pairs: Vec<(&Item, &Answer)> = items.iter().filter_map(|item| Some((item, answers.get(&item.id)?))).collect();
+    if pairs.len() < items.len() {
+        return Ok(Evaluation::Waiting { answered: pairs.len(), questions: items.len() });
+    }
+    let outcome = options.task.finish(&options.files, &pairs)?;
+    let summary = json!({
+        "task": options.task.name,
+        "questions": items.len(),
+        "run": header,
+        "result": outcome.report.as_ref().map(Report::json),
+    });
+    let report = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
+    let mut written = Vec::new();
+    for (name, bytes) in outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]) {
+        let path = out.join(name);
+        let folder = path.parent().unwrap_or(out);
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        write_whole(&path, &bytes)?;
+        written.push(path);
+    }
+    Ok(Evaluation::Done { report: outcome.report, written })
+}
+
+/// Lines with a running score.
+struct Progress {
+    name: &'static str,
+    total: usize,
+    done: usize,
+    scores: Vec<f64>,
+    started: Instant,
+    last_line: Instant,
+}
+
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Progress {
+    fn new(task: &'static Task, total: usize) -> Self {
+        let now = Instant::now();
+        Progress { name: task.name, total, done: 0, scores: Vec::new(), started: now, last_line: now }
+    }
+
+    fn count(&mut self, score: Option<f64>) {
+        self.done += 1;
+        self.scores.extend(score);
+        if self.done < self.total && self.last_line.elapsed() < LINE_EVERY {
+            return;
+        }
+        self.last_line = Instant::now();
+        let left = self.started.elapsed().as_secs_f64() / self.done as f64 * (self.total - self.done) as f64;
+        let score = match self.scores.len() {
+            0 => String::new(),
+            count => format!(" score {:.4}", self.scores.iter().sum::<f64>() / count as f64),
+        };
+        eprintln!("{} {}/{}{score} left {left:.0} s", self.name, self.done, self.total);
+    }
+}

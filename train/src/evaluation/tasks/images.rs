@@ -1,0 +1,49 @@
+//! Finding the image files of a benchmark.
+
+use std::path::{Path, PathBuf};
+
+use crate::evaluation::files::Record;
+use crate::{Error, Result};
+
+const EXTENSIONS: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
+
+/// The first of `names` below `root` that is a file; names without an extension are tried with several.
+pub(super) fn find(root: &Path, names: &[String]) -> Result<PathBuf> {
+    let candidates = names.iter().flat_map(|name| {
+        let plain = root.join(name);
+        let with = EXTENSIONS.iter().map(|extension| root.join(format!("{name}.{extension}"))).collect::<Vec<_>>();
+        std::iter::once(plain).chain(with)
+    });
+    let mut candidates = candidates.collect::<Vec<_>>().into_iter();
+    candidates.find(|path| path.is_file()).ok_or_else(|| {
+        Error::Data(format!(
+            "{}: there is no image {}; say with --images where they are",
+            root.display(),
+            names.join(" or ")
+        ))
+    })
+}
+
+/// Decodes base64, line breaks allowed.
+pub(super) fn base64(text: &str, record: &Record) -> Result<Vec<u8>> {
+    let damaged = || record.error("field `image` is not base64");
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0u32, 0);
+    for c in text.trim_end_matches('=').bytes().filter(|c| !c.is_ascii_whitespace()) {
+        let value = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return Err(damaged()),
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count & 0xff) as u8);
+        }
+    }
+    if bytes.is_empty() { Err(damaged()) } else { Ok(bytes) }
+}

@@ -1,0 +1,329 @@
+//! Readers of published question files. All of them also take the authors' own form: JSON lines of `question_id`, `image`
+//! and `text` with the suffix inside.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::images::{base64, find};
+use super::{Item, TaskFiles, folder};
+use crate::evaluation::files::{Record, files_in, read_object, read_records};
+use crate::evaluation::metrics::shared;
+use crate::{Error, Result};
+
+pub(super) const SHORT: &str = "Answer the question using a single word or phrase.";
+const LETTER: &str = "Answer with the option's letter from the given choices directly.";
+const LETTER_CN: &str = "请直接回答选项字母。";
+const UNANSWERABLE: &str = "When the provided information is insufficient, respond with 'Unanswerable'.";
+
+fn item(id: String, image: Option<std::path::PathBuf>, question: &str, suffix: &[&str], record: Record) -> Item {
+    let text = std::iter::once(question).chain(suffix.iter().copied()).collect::<Vec<_>>().join("\n");
+    let images = image.into_iter().collect();
+    Item { id, images, text, question: question.to_owned(), answer: None, group: String::new(), record }
+}
+
+/// The authors' question files.
+pub(super) fn llava_lines(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    read_records(&files.data, &["questions"])?.into_iter().map(|record| llava_line(files, record)).collect()
+}
+
+fn llava_line(files: &TaskFiles, record: Record) -> Result<Item> {
+    let text = record.text(&["text"])?;
+    let image =
+        record.get("image").and_then(Value::as_str).map(|name| find(&files.images, &[name.to_owned()])).transpose()?;
+    let question = text.split('\n').next().unwrap_or("").to_owned();
+    let group = record.get("category").and_then(Value::as_str).unwrap_or("").to_owned();
+    Ok(Item { group, question, ..item(record.id(&["question_id"])?, image, &text, &[], record) })
+}
+
+/// Records of a file, or of all files of a folder whose names have `part`.
+fn records(path: &Path, part: &str, lists: &[&str]) -> Result<Vec<Record>> {
+    let files = files_in(path, &["json", "jsonl"])?;
+    let named = |file: &Path| file.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.contains(part));
+    let chosen: Vec<_> = files.iter().filter(|file| path.is_file() || named(file)).collect();
+    if chosen.is_empty() {
+        return Err(Error::Data(format!("{}: there is no file *{part}*.json here", path.display())));
+    }
+    let mut all = Vec::new();
+    for file in chosen {
+        all.extend(read_records(file, lists)?);
+    }
+    Ok(all)
+}
+
+/// What most humans answered, the first of equals.
+fn majority(humans: &[String]) -> Option<String> {
+    let count = |answer: &String| humans.iter().filter(|human| *human == answer).count();
+    let best = humans.iter().map(count).max()?;
+    humans.iter().find(|human| count(human) == best).cloned()
+}
+
+/// Human answers from the annotation file, by question id.
+fn annotated(files: &TaskFiles) -> Result<HashMap<String, Record>> {
+    let Some(path) = &files.annotations else { return Ok(HashMap::new()) };
+    let annotations = read_records(path, &["annotations", "data"])?;
+    annotations.into_iter().map(|record| Ok((record.id(&["question_id"])?, record))).collect()
+}
+
+/// The question file of VQA in a folder with more than one: the smaller split is asked, the larger one covers the upload.
+pub(super) fn vqa_questions(data: &Path, whole: bool) -> Result<Vec<Record>> {
+    let dev = data.is_dir() && files_in(data, &["json"])?.iter().any(|file| is_dev(file));
+    let part = match (dev, whole) {
+        (true, false) => "test-dev2015_questions",
+        (true, true) => "test2015_questions",
+        (false, _) => "questions",
+    };
+    records(data, part, &["questions"])
+}
+
+fn is_dev(file: &Path) -> bool {
+    file.to_string_lossy().contains("test-dev2015_questions")
+}
+
+/// VQAv2 and OKVQA: `{"questions": [{"question_id", "image_id", "question"}]}`.
+pub(super) fn vqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let annotations = annotated(files)?;
+    let read = |record: Record| {
+        if record.get("text").is_some() {
+            return llava_line(files, record);
+        }
+        let (id, number) = (record.id(&["question_id"])?, record.id(&["image_id"])?);
+        let names = ["test2015", "val2014", "train2014"].map(|split| format!("COCO_{split}_{number:0>12}.jpg"));
+        let nested =
+            ["test2015", "val2014", "train2014"].map(|split| format!("{split}/COCO_{split}_{number:0>12}.jpg"));
+        let image = find(&files.images, &[names.as_slice(), nested.as_slice()].concat())?;
+        let question = record.text(&["question"])?;
+        let mut item = item(id, Some(image), &question, &[SHORT], record);
+        if let Some(annotation) = annotations.get(&item.id) {
+            item.answer = majority(&shared::human_answers(annotation)?);
+            item.record = annotation.clone();
+        }
+        Ok(item)
+    };
+    vqa_questions(&files.data, false)?.into_iter().map(read).collect()
+}
+
+/// `{id: {"question", "imageId", "answer"}}`.
+pub(super) fn gqa(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
+    let first = read_records(&files.data, &[])?;
+    if first.first().is_some_and(|record| record.get("text").is_some()) {
+        return llava_lines(files, shots);
+    }
+    shared::read_gqa(&files.data)?
+        .into_iter()
+        .map(|(id, record)| {
+            let (image, question) = (record.text(&["imageId"])?, record.text(&["question"])?);
+            let image = find(&files.images, &[image.clone(), format!("images/{image}")])?;
+            let answer = record.text(&["answer"]).ok();
+            Ok(Item { answer, ..item(id, Some(image), &question, &[SHORT], record) })
+        })
+        .collect()
+}
+
+/// `[{"image", "question", "answers"?}]`.
+pub(super) fn vizwiz(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let read = |record: Record| {
+        let name = record.text(&["image"])?;
+        if record.get("text").is_some() {
+            return llava_line(files, record);
+        }
+        let question = record.text(&["question"])?;
+        let image = find(&files.images, &[name.clone(), format!("test/{name}"), format!("val/{name}")])?;
+        let answer = record
+            .get("answers")
+            .map(|_| shared::human_answers(&record))
+            .transpose()?
+            .and_then(|humans| majority(&humans));
+        Ok(Item { answer, ..item(name, Some(image), &question, &[UNANSWERABLE, SHORT], record) })
+    };
+    read_records(&files.data, &["data", "questions"])?.into_iter().map(read).collect()
+}
+
+/// TextVQA 0.5.1: `{"data": [{"question_id", "image_id", "question", "answers", "ocr_tokens"?}]}`.
+pub(super) fn textvqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let read = |record: Record| {
+        if record.get("text").is_some() {
+            let mut item = llava_line(files, record)?;
+            // In the authors' file the id is the image's: several questions have the same.
+            item.id = format!("{} {}", item.id, item.question);
+            return Ok(item);
+        }
+        let (id, question, name) =
+            (record.id(&["question_id"])?, record.text(&["question"])?, record.text(&["image_id"])?);
+        let image = find(&files.images, &[name.clone(), format!("train_images/{name}")])?;
+        let tokens = record.get("ocr_tokens").and_then(Value::as_array);
+        let tokens = tokens.map(|tokens| tokens.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+        let tokens = tokens.map(|tokens| format!("Reference OCR token: {tokens}"));
+        let suffix: Vec<&str> = tokens.as_deref().into_iter().chain([SHORT]).collect();
+        let answer = record
+            .get("answers")
+            .map(|_| shared::human_answers(&record))
+            .transpose()?
+            .and_then(|humans| majority(&humans));
+        Ok(Item { answer, ..item(id, Some(image), &question, &suffix, record) })
+    };
+    read_records(&files.data, &["data", "questions"])?.into_iter().map(read).collect()
+}
+
+/// `coco_pope_{random,popular,adversarial}.json`: lines of `question_id`, `image`, `text`, `label`.
+pub(super) fn pope(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let mut items = Vec::new();
+    for file in files_in(&files.data, &["json", "jsonl"])? {
+        for record in read_records(&file, &[])? {
+            let (name, text) = (record.text(&["image"])?, record.text(&["text"])?);
+            let image = find(&files.images, &[name.clone(), format!("val2014/{name}")])?;
+            let group = shared::pope_category(&record, &file).unwrap_or_default();
+            let id = format!("{group}/{}", record.id(&["question_id"])?);
+            let suffix: &[&str] = if text.ends_with(SHORT) { &[] } else { &[SHORT] };
+            items.push(Item { group, ..item(id, Some(image), &text, suffix, record) });
+        }
+    }
+    Ok(items)
+}
+
+/// The published folder of `SUBTASK/FILE.txt`.
+pub(super) fn mme(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let read = |question: shared::MmeQuestion| {
+        let place = |folder: &str| format!("{}{folder}/{}", question.subtask, question.image);
+        let image = find(&files.images, &[place(""), place("/images")])?;
+        let asked = question.question.replace(shared::PLEASE, "").trim_end().to_owned();
+        let record = Record::new(
+            question.key(),
+            serde_json::json!({
+                "image": question.image,
+                "question": question.question,
+                "truth": question.truth.word(),
+            }),
+        )?;
+        let group = question.subtask.clone();
+        Ok(Item { group, ..item(question.key(), Some(image), &asked, &[SHORT], record) })
+    };
+    shared::read_benchmark(&files.data)?.into_iter().map(read).collect()
+}
+
+pub(super) fn mmbench(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    mmbench_with(files, LETTER)
+}
+
+pub(super) fn mmbench_cn(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    mmbench_with(files, LETTER_CN)
+}
+
+/// The published table; images are written out as files once.
+fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
+    let rows = shared::read_rows(&files.data)?;
+    let folder = files.out.join("images");
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let mut items = Vec::new();
+    for record in rows {
+        let index = shared::index_of(&record)?;
+        let image = record.text(&["image"])?;
+        // A rotation may name the row that has its image.
+        let owner = image.parse().unwrap_or(index);
+        let path = folder.join(owner.to_string());
+        if owner == index && !path.is_file() {
+            crate::evaluation::files::write_whole(&path, &base64(&image, &record)?)?;
+        }
+        let lines = shared::options(&record).into_iter().map(|(letter, text)| format!("{letter}. {text}"));
+        let hint = record.text(&["hint"]).ok().filter(|hint| !shared::is_none(hint));
+        let lines: Vec<String> = hint.into_iter().chain([record.text(&["question"])?]).chain(lines).collect();
+        items.push(item(index.to_string(), Some(path), &lines.join("\n"), &[suffix], record));
+    }
+    match items.iter().find(|item| !item.images.iter().all(|image| image.is_file())) {
+        Some(item) => Err(item.record.error("field `image` names a row that is not in the table")),
+        None => Ok(items),
+    }
+}
+
+/// `SEED-Bench.json`.
+pub(super) fn seed(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let (questions, types) = shared::read_seed(&files.data)?;
+    let read = |record: Record| {
+        if record.get("text").is_some() {
+            return llava_line(files, record);
+        }
+        let (id, data) = (record.id(&["question_id"])?, record.text(&["data_id"])?);
+        let names = [format!("SEED-Bench-image/{data}"), format!("SEED-Bench-video-image/{id}"), data, id.clone()];
+        let image = find(&files.images, &names)?;
+        let choice = |letter: char| record.text(&[&format!("choice_{}", letter.to_ascii_lowercase())]);
+        let choices =
+            ('A'..='D').map(|letter| Ok(format!("{letter}. {}", choice(letter)?))).collect::<Result<Vec<_>>>()?;
+        let lines = [vec![record.text(&["question"])?], choices].concat();
+        let group = shared::seed_groups(&record, &types).join("\n");
+        Ok(Item { group, ..item(id, Some(image), &lines.join("\n"), &[LETTER], record) })
+    };
+    questions.into_iter().map(read).collect()
+}
+
+/// `mm-vet.json`: `{"v1_0": {"imagename", "question"}}`.
+pub(super) fn mm_vet(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
+    if read_records(&files.data, &[])?.first().is_some_and(|record| record.get("text").is_some()) {
+        return llava_lines(files, shots);
+    }
+    let file = read_object(&files.data)?;
+    let read = |id: &String| {
+        let record = file.record(id)?;
+        let (name, question) = (record.text(&["imagename"])?, record.text(&["question"])?);
+        let image = find(&files.images, &[name.clone(), format!("images/{name}")])?;
+        Ok(item(id.strip_prefix("v1_").unwrap_or(id).to_owned(), Some(image), &question, &[], record))
+    };
+    file.fields().keys().map(read).collect()
+}
+
+/// ScienceQA's `problems.json` (questions of its test split), asked in the form context, question, options.
+pub(super) fn scienceqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let root = folder(&files.data);
+    let problems = read_object(&if files.data.is_dir() { root.join("problems.json") } else { files.data.clone() })?;
+    let splits = root.join("pid_splits.json");
+    let ids: Vec<String> = match splits.is_file() {
+        true => read_object(&splits)?.list("test")?.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect(),
+        false => problems.fields().keys().cloned().collect(),
+    };
+    let mut items = Vec::new();
+    for id in ids {
+        let record = problems.record(&id)?;
+        let hint = record.text(&["hint"]).ok().filter(|hint| !hint.is_empty()).unwrap_or_else(|| "N/A".to_owned());
+        let choices = record.list("choices")?.iter().filter_map(Value::as_str);
+        let options: Vec<String> =
+            ('A'..).zip(choices).map(|(letter, choice)| format!("({letter}) {choice}")).collect();
+        let question =
+            format!("Context: {hint}\nQuestion: {}\nOptions: {}", record.text(&["question"])?, options.join(" "));
+        let image = record.get("image").and_then(Value::as_str);
+        let image = image
+            .map(|name| find(&files.images, &[format!("test/{id}/{name}"), format!("{id}/{name}")]))
+            .transpose()?;
+        items.push(item(id, image, &question.replace("  ", " "), &[LETTER], record));
+    }
+    Ok(items)
+}
+
+/// COCO annotations, or the `dataset_*.json` of the Karpathy splits, of which the test split is asked.
+pub(super) fn captions(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let file = read_object(&files.data)?;
+    let annotations = if file.get("annotations").is_some() { file.records("annotations")? } else { Vec::new() };
+    let mut captions: HashMap<String, Vec<String>> = HashMap::new();
+    for annotation in &annotations {
+        captions.entry(annotation.id(&["image_id"])?).or_default().push(annotation.text(&["caption"])?);
+    }
+    let mut items = Vec::new();
+    for image in file.records("images")? {
+        if image.get("split").is_some_and(|split| split != "test") {
+            continue;
+        }
+        let (id, name) = (image.id(&["id", "cocoid", "imgid"])?, image.text(&["file_name", "filename"])?);
+        let mut names = vec![name.clone()];
+        names.extend(image.text(&["filepath"]).ok().map(|path| format!("{path}/{name}")));
+        let path = find(&files.images, &names)?;
+        let raw = if image.get("sentences").is_some() { image.records("sentences")? } else { Vec::new() };
+        let raw = raw.iter().map(|sentence| sentence.text(&["raw"])).collect::<Result<Vec<_>>>()?;
+        let of_image = if raw.is_empty() { captions.get(&id).cloned().unwrap_or_default() } else { raw };
+        let record = Record::new(
+            format!("{} image {id}", files.data.display()),
+            serde_json::json!({ "image_id": image.any(&["id", "cocoid", "imgid"])?, "captions": of_image }),
+        )?;
+        let answer = of_image.first().cloned();
+        items.push(Item { answer, ..item(id, Some(path), "", &[], record) });
+    }
+    Ok(items)
+}

@@ -1,0 +1,163 @@
+//! Tasks without images, by the conventions of InstructEval.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use vila_engine::philox::Stream;
+
+use super::{Answer, Item, Outcome, TaskFiles, score};
+use crate::evaluation::files::{Record, files_in, read_object};
+use crate::evaluation::metrics::{Report, shared};
+use crate::evaluation::python::dumps;
+use crate::{Error, Result};
+
+/// Separates demonstrations in a prompt, so that leading ones can be dropped where it is too long.
+const BLANK: &str = "\n\n";
+/// Longest prompt of MMLU in tokens; demonstrations are dropped beyond.
+pub(crate) const MMLU_TOKENS: usize = 2048;
+
+fn item(id: String, group: &str, text: String, answer: String, record: Value) -> Result<Item> {
+    let record = Record::new(id.clone(), record)?;
+    let (group, question) = (group.to_owned(), text.clone());
+    Ok(Item { id, images: Vec::new(), text, question, answer: Some(answer), group, record })
+}
+
+/// A folder with `dev/SUBJECT_dev.csv` and `test/SUBJECT_test.csv`.
+pub(super) fn mmlu(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
+    let demonstrations = if shots == 0 { Vec::new() } else { shared::read_split(&files.data, "dev")? };
+    let block = |question: &shared::MmluQuestion| {
+        let choices =
+            shared::LETTERS.iter().zip(&question.choices).map(|(letter, choice)| format!("\n{letter}. {choice}"));
+        format!("{}{}\nAnswer:", question.question, choices.collect::<String>())
+    };
+    let read = |question: shared::MmluQuestion| {
+        // Two spaces stand before the subject in the reference implementation.
+        let subject = question.subject.replace('_', " ");
+        let header = format!("The following are multiple choice questions (with answers) about  {subject}.{BLANK}");
+        let shown = demonstrations.iter().filter(|shot| shot.subject == question.subject).take(shots);
+        let shown: String = shown.map(|shot| format!("{} {}{BLANK}", block(shot), shot.answer)).collect();
+        let record = json!({ "answer": question.answer.to_string() });
+        let text = header + &shown + &block(&question);
+        item(question.id.clone(), &question.subject, text, question.answer.to_string(), record)
+    };
+    shared::read_split(&files.data, "test")?.into_iter().map(read).collect()
+}
+
+/// The prompt without its first demonstration, or nothing if it has none left.
+pub(crate) fn without_first_shot(prompt: &str) -> Option<String> {
+    let (header, rest) = prompt.split_once(BLANK)?;
+    let (_, kept) = rest.split_once(BLANK)?;
+    Some(format!("{header}{BLANK}{kept}"))
+}
+
+fn letter(item: &Item) -> char {
+    item.answer.as_deref().and_then(|answer| answer.chars().next()).unwrap_or(' ')
+}
+
+fn mmlu_row(item: &Item, answer: &Answer) -> shared::MmluRow {
+    shared::MmluRow::new(&item.group, letter(item), answer.logprobs.as_ref(), Some(&answer.text))
+}
+
+pub(super) fn mmlu_right(item: &Item, answer: &Answer) -> Option<f64> {
+    let likeliest = answer.logprobs.as_ref().map(shared::likeliest);
+    likeliest.and_then(|likeliest| score(likeliest == letter(item))).or_else(|| prefix_right(item, answer))
+}
+
+pub(super) fn finish_mmlu(_: &TaskFiles, answers: &[(&Item, &Answer)]) -> Result<Outcome> {
+    let rows: Vec<_> = answers.iter().map(|(item, answer)| mmlu_row(item, answer)).collect();
+    let line = |(item, answer): &(&Item, &Answer)| json!({ "id": item.id, "subject": item.group, "logprobs": answer.logprobs, "text": answer.text });
+    let lines = answers.iter().map(|pair| dumps(&line(pair)) + "\n").collect::<String>();
+    Ok(Outcome {
+        report: Some(shared::mmlu_report(&rows)),
+        files: vec![("predictions.jsonl".into(), lines.into_bytes())],
+    })
+}
+
+/// Whether the answer begins with the right one.
+pub(super) fn prefix_right(item: &Item, answer: &Answer) -> Option<f64> {
+    score(item.answer.as_deref().is_some_and(|right| answer.text.trim().starts_with(right)))
+}
+
+/// A folder of `TASK.json`: `{"examples": [{"input", "target"}]}`; the first ones demonstrate.
+pub(super) fn bbh(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
+    let mut items = Vec::new();
+    for file in files_in(&files.data, &["json"])? {
+        let task = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("").to_owned();
+        let examples = read_object(&file)?.records("examples")?;
+        let examples = examples.iter().map(|example| Ok((example.text(&["input"])?, example.text(&["target"])?)));
+        let examples = examples.collect::<Result<Vec<_>>>()?;
+        let shown = examples.iter().take(shots).map(|(input, target)| format!("{input}\nAnswer: {target}{BLANK}"));
+        let shown: String = shown.collect();
+        for (number, (input, target)) in examples.iter().enumerate().skip(shots) {
+            let text = format!("{shown}{input}\nAnswer:");
+            items.push(item(format!("{task}/{number}"), &task, text, target.clone(), json!({ "target": target }))?);
+        }
+    }
+    Ok(items)
+}
+
+pub(super) fn finish_bbh(_: &TaskFiles, answers: &[(&Item, &Answer)]) -> Result<Outcome> {
+    let row = |(item, answer): &(&Item, &Answer)| (vec![item.group.clone()], prefix_right(item, answer) == Some(1.0));
+    let rows: Vec<_> = answers.iter().map(row).collect();
+    let micro = shared::exact_match_report("bbh", &rows).json();
+    let groups = micro["groups"].as_object().cloned().unwrap_or_default();
+    let shares: Vec<f64> = groups.values().filter_map(Value::as_f64).collect();
+    let macro_average = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
+    let report = Report::new("bbh", macro_average, "fraction, mean over tasks")
+        .with("micro", micro["score"].clone())
+        .with("questions", answers.len())
+        .with("tasks", groups);
+    let line = |(item, answer): &(&Item, &Answer)| json!({ "id": item.id, "task": item.group, "text": answer.text });
+    let lines = answers.iter().map(|pair| dumps(&line(pair)) + "\n").collect::<String>();
+    Ok(Outcome { report: Some(report), files: vec![("predictions.jsonl".into(), lines.into_bytes())] })
+}
+
+/// The published dev file; questions whose gold spans are all the same are asked.
+pub(super) fn drop(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
+    let mut questions = kept_questions(&files.data)?;
+    let mut draws = Stream::new(0, 0);
+    let mut shown = String::new();
+    let mut passages = Vec::new();
+    for _ in 0..shots {
+        let left: Vec<&(shared::DropQuestion, String)> =
+            questions.iter().filter(|(question, _)| !passages.contains(&question.passage)).collect();
+        let Some((question, answer)) = (!left.is_empty()).then(|| left[draws.below(left.len())]) else { break };
+        shown += &format!("{} {}\nAnswer: {answer}{BLANK}", question.passage, question.question);
+        passages.push(question.passage.clone());
+    }
+    questions.retain(|(question, _)| !passages.contains(&question.passage));
+    if questions.is_empty() {
+        let problem = "no question is left beside the demonstrations' passages; use fewer --shots";
+        return Err(Error::Data(format!("{}: {problem}", files.data.display())));
+    }
+    let read = |(question, answer): (shared::DropQuestion, String)| {
+        let text = format!("{shown}{} {}\nAnswer:", question.passage, question.question);
+        item(question.id, "", text, answer, json!({ "golds": question.golds }))
+    };
+    questions.into_iter().map(read).collect()
+}
+
+fn kept_questions(data: &Path) -> Result<Vec<(shared::DropQuestion, String)>> {
+    let same = |question: &shared::DropQuestion| {
+        let mut spans = question.golds.iter().flatten();
+        let first = spans.next()?.trim().to_owned();
+        (!first.is_empty() && spans.all(|span| span.trim() == first)).then_some(first)
+    };
+    let questions = shared::read_drop(data)?.into_iter();
+    Ok(questions.filter_map(|question| same(&question).map(|answer| (question, answer))).collect())
+}
+
+pub(super) fn finish_drop(_: &TaskFiles, answers: &[(&Item, &Answer)]) -> Result<Outcome> {
+    let golds = |item: &Item| -> Vec<Vec<String>> {
+        let golds = item.record.get("golds").cloned().unwrap_or_default();
+        serde_json::from_value(golds).unwrap_or_default()
+    };
+    let scores: Vec<(f64, f64)> =
+        answers.iter().map(|(item, answer)| shared::best_em_f1(&[answer.text.clone()], &golds(item))).collect();
+    let prefix: f64 = answers.iter().filter_map(|(item, answer)| prefix_right(item, answer)).sum();
+    let report = shared::drop_report(&scores).with("prefix_match", prefix / answers.len().max(1) as f64);
+    let predictions: serde_json::Map<String, Value> =
+        answers.iter().map(|(item, answer)| (item.id.clone(), json!(answer.text))).collect();
+    let text = dumps(&Value::Object(predictions));
+    Ok(Outcome { report: Some(report), files: vec![("predictions.json".into(), text.into_bytes())] })
+}
