@@ -179,6 +179,11 @@ impl Checkpoint {
         Some(&self.entries.get(name)?.tensor.shape)
     }
 
+    /// The name of a tensor in its file.
+    pub(crate) fn stored_name(&self, name: &str) -> Option<&str> {
+        Some(&self.entries.get(name)?.tensor.name)
+    }
+
     /// A tensor as stored.
     pub fn raw(&self, name: &str) -> Option<RawTensor> {
         let (tensor, data) = self.stored(name)?;

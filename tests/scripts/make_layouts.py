@@ -159,4 +159,5 @@ def main():
     torch.save(torch.nn.Linear(2, 2), files / "module.pt")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -203,23 +203,49 @@ impl Adapter {
     /// Adds the adapter to a model's weights, which are then what they would compute together.
     ///
     /// # Errors
-    /// [`Error::Adapter`] lists everything that does not fit, before any weight changes.
+    /// [`Error::Adapter`] lists everything that does not fit, [`Error::Format`] names a tensor of an unusable type; either
+    /// before any weight changes.
     pub fn merge(&self, backend: &dyn Backend, store: &ParamStore) -> Result<()> {
         let places = Places::new(store);
-        let mut problems = Vec::new();
-        let mut pairs = Vec::new();
+        let pairs = self.pairs(&places)?;
+        let weights: Vec<&str> = pairs.iter().map(|(weight, _)| *weight).collect();
+        if let Some(base) = &self.base
+            && fingerprint(backend, store, &weights)? != *base
+        {
+            let problem = "was made for other weights of the same shapes; give the model that it was trained on";
+            self.fail(vec![format!("  {CONFIG} says that it {problem}")])?;
+        }
+        let product = |weight: &str| -> Result<Product> {
+            let (down, up) = (self.values(backend, weight, DOWN)?, self.values(backend, weight, UP)?);
+            Ok(Product { scale: self.scaling.of(self.module(weight), down.rows()), down, up })
+        };
+        let products = weights.iter().map(|weight| product(weight)).collect::<Result<Vec<_>>>()?;
+        let others = self.others.iter().flat_map(|file| file.tensors().map(move |(name, ..)| (file, name)));
+        let others = others.filter_map(|(file, name)| Some((places.get(name)?, self.read(file, name))));
+        let others = others.map(|(place, values)| Ok((place, values?))).collect::<Result<Vec<_>>>()?;
+        for ((_, place), product) in pairs.iter().zip(products) {
+            place.edit(backend, store, |weight| product.add_to(backend, weight))?;
+        }
+        for (place, values) in others {
+            place.edit(backend, store, |target| {
+                backend.copy(&Copy { x: &backend.upload_f32(target.rows(), target.cols(), &values)?, y: target })
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The weights that the adapter adds to.
+    fn pairs<'a>(&self, places: &Places<'a>) -> Result<Vec<(&str, Place<'a>)>> {
+        let (mut pairs, mut problems) = (Vec::new(), Vec::new());
         for (name, _, shape) in self.pairs.tensors() {
-            let weight = match (name.strip_suffix(DOWN), name.strip_suffix(UP)) {
-                (Some(weight), _) => weight,
-                (None, Some(weight)) if self.pairs.shape(&format!("{weight}{DOWN}")).is_some() => continue,
-                _ => {
-                    problems.push(format!("  {name}: not a matrix of an adapter, or without its partner"));
-                    continue;
-                }
-            };
-            match self.fits(weight, shape, places.get(weight)) {
-                Ok(place) => pairs.push((weight, place)),
-                Err(problem) => problems.push(format!("  {weight}: {problem}")),
+            let partner = |weight: &str| self.pairs.shape(&format!("{weight}{DOWN}")).is_some();
+            match (name.strip_suffix(DOWN), name.strip_suffix(UP)) {
+                (Some(weight), _) => match self.fits(weight, shape, places.get(weight)) {
+                    Ok(place) => pairs.push((weight, place)),
+                    Err(problem) => problems.push(format!("  {weight}: {problem}")),
+                },
+                (None, Some(weight)) if partner(weight) => {}
+                _ => problems.push(format!("  {name}: not a matrix of an adapter, or without its partner")),
             }
         }
         for (name, _, shape) in self.others.iter().flat_map(Checkpoint::tensors) {
@@ -227,29 +253,11 @@ impl Adapter {
                 problems.push(format!("  {name} {shape:?} of {OTHERS}: the model has no such tensor"));
             }
         }
+        if pairs.is_empty() && problems.is_empty() {
+            problems.push("  its weights hold no adapter".into());
+        }
         self.fail(problems)?;
-        let weights: Vec<&str> = pairs.iter().map(|(weight, _)| *weight).collect();
-        if self.base.as_ref().is_some_and(|base| fingerprint(backend, store, &weights).is_ok_and(|own| own != *base)) {
-            self.fail(vec![format!(
-                "  {CONFIG} says that it was made for other weights of the same shapes; give the model that it was trained on"
-            )])?;
-        }
-        for (weight, place) in pairs {
-            let (down, up) = (self.values(backend, weight, DOWN)?, self.values(backend, weight, UP)?);
-            let scale = self.scaling.of(weight.trim_start_matches("llm.").trim_end_matches(".weight"), down.rows());
-            let product = Product { down, up, scale };
-            place.edit(backend, store, |weight| product.add_to(backend, weight))?;
-        }
-        for (others, name) in
-            self.others.iter().flat_map(|others| others.tensors().map(move |(name, ..)| (others, name)))
-        {
-            let Some(place) = places.get(name) else { continue };
-            let values = self.read(others, name)?;
-            place.edit(backend, store, |target| {
-                backend.copy(&Copy { x: &backend.upload_f32(target.rows(), target.cols(), &values)?, y: target })
-            })?;
-        }
-        Ok(())
+        Ok(pairs)
     }
 
     /// Where the product of a pair goes.
@@ -267,6 +275,13 @@ impl Adapter {
             }
             (_, _, shape) => Err(format!("lora_A is {down:?} and lora_B {up:?}, the model's weight is {shape:?}")),
         }
+    }
+
+    /// The path by which peft knows the layer of a weight.
+    fn module<'a>(&'a self, weight: &'a str) -> &'a str {
+        let stored = self.pairs.stored_name(&format!("{weight}{DOWN}")).unwrap_or(weight);
+        let module = stored.split_once(DOWN).map_or(stored, |(module, _)| module);
+        module.strip_prefix("base_model.model.").unwrap_or(module)
     }
 
     fn values(&self, backend: &dyn Backend, weight: &str, matrix: &str) -> Result<vila_engine::Tensor> {
