@@ -51,7 +51,8 @@ pub(super) struct EvalArguments {
     /// Conversation template in place of the benchmark's.
     #[arg(long)]
     template: Option<String>,
-    /// Answers only part I of N, from 0; the run that answers the last question writes the results.
+    /// Answers only part I of N, from 0; the run that answers the last question writes the results. Processes started
+    /// together by torchrun, Open MPI or SLURM share the questions by themselves.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
     /// cpu, cuda, cuda:N or emulator
@@ -80,7 +81,13 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         let images = arguments.demonstration_images.unwrap_or_else(|| beside(&file));
         (file, images)
     });
-    let mut vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
+    let launch = crate::ranks::launch(|name| std::env::var(name).ok())?;
+    let shard = arguments.shard.or(launch.as_ref().map(|launch| Shard { index: launch.rank, count: launch.world }));
+    let name = match (arguments.device, &launch) {
+        (Some(name), Some(launch)) if name == "cuda" => Some(format!("cuda:{}", launch.local_rank)),
+        (name, _) => name,
+    };
+    let mut vila = Vila::load(&arguments.model, device(name.as_deref())?)?;
     if task.centre_crop {
         vila.processor = vila.processor.with_mode(GeometryMode::Square);
     }
@@ -93,7 +100,7 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         choice: arguments.choose,
         seed: arguments.seed,
         template: arguments.template,
-        shard: arguments.shard.unwrap_or(Shard::WHOLE),
+        shard: shard.unwrap_or(Shard::WHOLE),
         image_mode: format!("{:?}", vila.processor.mode()).to_lowercase(),
     };
     match evaluate(&vila, &options)? {

@@ -258,7 +258,8 @@ pub fn files_in(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
 /// Writes a file whole or not at all.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
+    // Ranks may write the same file at the same time.
+    partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
     std::fs::write(&partial, bytes).map_err(Error::io(&partial))?;
     std::fs::rename(&partial, path).map_err(Error::io(path))

@@ -209,7 +209,8 @@ fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result
 /// Runs or resumes a task.
 ///
 /// # Errors
-/// Files are missing or of another format; answers of another model or of other options are in the way; the model fails.
+/// Files are missing or of another format; answers of another model or of other options are in the way; the model
+/// fails.
 pub fn evaluate(model: &dyn Answerer, options: &EvalOptions) -> Result<Evaluation> {
     let out = &options.files.out;
     std::fs::create_dir_all(out).map_err(Error::io(out))?;
@@ -274,7 +275,7 @@ fn read_pool(options: &EvalOptions) -> Result<Vec<Item>> {
             match usable > wanted {
                 true => Ok(pool),
                 false => Err(Error::Data(format!(
-                    "{}: {usable} examples with answers, more than {wanted} are needed; VQA's are read from --annotations",
+                    "{}: {usable} examples have answers, more than {wanted} are needed; VQA's come from --annotations",
                     data.display()
                 ))),
             }

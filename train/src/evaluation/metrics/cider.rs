@@ -1,5 +1,5 @@
-//! CIDEr-D as in coco-caption: n-grams of one to four tokens, weights by document frequency in the evaluated references,
-//! counts clipped, lengths compared.
+//! CIDEr-D as in coco-caption: n-grams of one to four tokens, weights by document frequency in the evaluated
+//! references, counts clipped, lengths compared.
 //!
 //! Images are those of the annotation file; each needs exactly one caption among the results.
 

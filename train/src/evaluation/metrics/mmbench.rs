@@ -1,6 +1,6 @@
-//! MMBench: circular evaluation. A question is asked once per rotation of its options (`index`, `index + 1000000`, ...)
-//! and is right if every rotation is. Options are read as the public evaluator does without a judge; an answer that names
-//! none is wrong and counted.
+//! MMBench: circular evaluation. A question is asked once per rotation of its options (`index`, `index + 1000000`,
+//! ...) and is right if every rotation is. Options are read as the public evaluator does without a judge; an answer
+//! that names none is wrong and counted.
 //!
 //! References are the published table (TSV) or JSON records with the same columns. Every row needs a prediction.
 

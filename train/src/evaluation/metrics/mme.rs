@@ -1,7 +1,7 @@
 //! MME: two yes-or-no questions per image.
 //!
-//! Predictions are the official tool's folder of `SUBTASK.txt` (image, question, truth and answer between tabs), or JSON
-//! lines whose `question_id` is `SUBTASK/FILE` with the question in `prompt`; those join the published folder of
+//! Predictions are the official tool's folder of `SUBTASK.txt` (image, question, truth and answer between tabs), or
+//! JSON lines whose `question_id` is `SUBTASK/FILE` with the question in `prompt`; those join the published folder of
 //! `SUBTASK/FILE.txt` by image and question. Every published question needs an answer.
 
 use std::collections::HashSet;

@@ -1,8 +1,9 @@
 //! MMLU: the likeliest of the four letters, or the first letter of what was generated.
 //!
-//! Predictions are JSON lines with an id and `logprobs` (four numbers in the order of the letters, or an object by letter)
-//! or `text`. References are records with the same ids, `answer` (a letter or an index) and perhaps `subject`, or the
-//! published folder of `SUBJECT_test.csv`, whose ids are `SUBJECT/ROW` from 0. Every question needs a prediction.
+//! Predictions are JSON lines with an id and `logprobs` (four numbers in the order of the letters, or an object by
+//! letter) or `text`. References are records with the same ids, `answer` (a letter or an index) and perhaps
+//! `subject`, or the published folder of `SUBJECT_test.csv`, whose ids are `SUBJECT/ROW` from 0. Every question needs
+//! a prediction.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! Benchmark metrics, equal to the official evaluators'. Each file says which evaluator it follows and what it does with
-//! ids that are missing or there twice.
+//! Benchmark metrics, equal to the official evaluators'. Each file says which evaluator it follows and what it does
+//! with ids that are missing or there twice.
 
 mod cider;
 mod drop;

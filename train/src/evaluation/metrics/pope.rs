@@ -1,8 +1,8 @@
 //! POPE: does the model see objects that are not there?
 //!
 //! Predictions join labels by category and id (ids start again in each category's file), or by id alone where ids are
-//! unique. With a question file, as the authors use it, answers join questions by id, and the n-th question of a category
-//! has the n-th label of the category's file. Every label needs an answer.
+//! unique. With a question file, as the authors use it, answers join questions by id, and the n-th question of a
+//! category has the n-th label of the category's file. Every label needs an answer.
 
 use std::collections::HashMap;
 use std::path::Path;

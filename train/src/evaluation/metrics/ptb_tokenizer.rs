@@ -1,8 +1,8 @@
 //! The Penn-Treebank tokenizer of coco-caption (Stanford's of 2014), as far as captions go.
 //!
-//! It is a lexer: at each place the rule with the longest match wins, the first of several. Some rules look ahead: what they
-//! look at counts for the length and is not taken. So an abbreviation's period is doubled where a new sentence follows, be it
-//! on the next line: captions are tokenized together, as there.
+//! It is a lexer: at each place the rule with the longest match wins, the first of several. Some rules look ahead:
+//! what they look at counts for the length and is not taken. So an abbreviation's period is doubled where a new
+//! sentence follows, be it on the next line: captions are tokenized together, as there.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -10,8 +10,8 @@ use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, MatchKind, PatternID};
 
-/// Not counted as words of a caption. Brackets are named in upper case in the list of coco-caption and in lower case among the
-/// tokens, so they do count.
+/// Not counted as words of a caption. Brackets are named in upper case in the list of coco-caption and in lower case
+/// among the tokens, so they do count.
 const PUNCTUATION: [&str; 13] = ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"];
 
 /// The words of captions, in lower case and without punctuation, as coco-caption's metrics see them.
@@ -56,7 +56,11 @@ const PARTS: &[(&str, &str)] = &[
     ("SPACE_OR_LINE", r"[ \t\u{A0}\u{2000}-\u{200A}\u{3000}\r\n\u{2028}\u{2029}\u{B}\u{C}\u{85}]"),
     (
         "TAG",
-        r"<(?:[!?][A-Za-z\-][^>\r\n]*|/?[A-Za-z][A-Za-z0-9_:.\-]*(?: +(?:[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:'[^'\r\n]*'|\x22[^\x22\r\n]*\x22))?))* */?)>",
+        concat!(
+            r"<(?:[!?][A-Za-z\-][^>\r\n]*|",
+            r"/?[A-Za-z][A-Za-z0-9_:.\-]*(?: +(?:[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:'[^'\r\n]*'|",
+            r"\x22[^\x22\r\n]*\x22))?))* */?)>",
+        ),
     ),
     ("NEW_SENTENCE", r"{SPACE_OR_LINE}(?:{SPACE_OR_LINE}|[\p{Lu}]|{TAG})"),
     ("LETTER", r"(?:[\p{L}\p{M}\u{AD}]|&[aeiouAEIOU](?:acute|grave|uml);)"),
@@ -73,7 +77,10 @@ const PARTS: &[(&str, &str)] = &[
     ("DAY", r"(?:Mon|Tue|Tues|Wed|Thu|Thurs|Fri)"),
     (
         "STATE",
-        r"(?:Ala|Ariz|[A]z|[A]rk|Calif|Colo|Conn|Ct|Dak|[D]el|Fla|Ga|[I]ll|Ind|Kans?|Ky|[L]a|[M]ass|Md|Mich|Minn|[M]iss|Mo|Mont|Neb|Nev|Okla|[O]re|[P]a|Penn|Tenn|[T]ex|Va|Vt|[W]ash|Wisc?|Wyo)",
+        concat!(
+            r"(?:Ala|Ariz|[A]z|[A]rk|Calif|Colo|Conn|Ct|Dak|[D]el|Fla|Ga|[I]ll|Ind|Kans?|Ky|[L]a|[M]ass|Md|",
+            r"Mich|Minn|[M]iss|Mo|Mont|Neb|Nev|Okla|[O]re|[P]a|Penn|Tenn|[T]ex|Va|Vt|[W]ash|Wisc?|Wyo)",
+        ),
     ),
     ("COMPANY", r"(?:Inc|Cos?|Corp|Pp?t[ye]s?|Ltd|Plc|Rt|Bancorp|Bhd|Assn|Univ|Intl|Sys|Bldg)"),
     ("SUFFIX", r"(?:Jr|Sr|Bros|(?:Ed|Ph)\.D|Blvd|Rd|Esq)"),
@@ -81,7 +88,11 @@ const PARTS: &[(&str, &str)] = &[
     ("ABBREVIATION", r"(?:{MONTH}|{DAY}|{STATE}|{COMPANY}|{SUFFIX}|tel|est|ext|sq|etc|al|seq)\."),
     (
         "TITLE",
-        r"(?:Mr|Mrs|Ms|[M]iss|Drs?|Profs?|Sens?|Reps?|Attys?|Lt|Col|Gen|Messrs|Govs?|Adm|Rev|Maj|Sgt|Cpl|Pvt|Capt|Ste?|Ave|Pres|Lieut|Hon|Brig|Co?mdr|Pfc|Spc|Supts?|Det|Mt|Ft|Adj|Adv|Asst|Assoc|Ens|Insp|Mlle|Mme|Msgr|Sfc|Dept)",
+        concat!(
+            r"(?:Mr|Mrs|Ms|[M]iss|Drs?|Profs?|Sens?|Reps?|Attys?|Lt|Col|Gen|Messrs|Govs?|Adm|Rev|Maj|Sgt|Cpl|",
+            r"Pvt|Capt|Ste?|Ave|Pres|Lieut|Hon|Brig|Co?mdr|Pfc|Spc|Supts?|Det|Mt|Ft|Adj|Adv|Asst|Assoc|Ens|",
+            r"Insp|Mlle|Mme|Msgr|Sfc|Dept)",
+        ),
     ),
     // Followed by a capital as a rule.
     (
@@ -90,7 +101,12 @@ const PARTS: &[(&str, &str)] = &[
     ),
     (
         "STARTER",
-        r"(?:[A]bout|[A]fter|[A]n?|[A]s|[A]t|[B]ut|[E]arlier|[H]er?|[H]ere|[H]owever|[I]f|[I]n|[I]t|[L]ast|[M]any|[M]ore|[M]r\.|[M]s\.|[N]ow|[O]nce|[O]ne|[O]ther|[O]ur|[S]he|[S]ince|[S]o|[S]ome|[S]uch|[T]hat|[T]he|[T]heir|[T]hen|[T]here|[T]hese|[T]hey|[T]his|[W]e|[W]hat|[W]hen|[W]hile|[Y]et|[Y]ou|{TAG})",
+        concat!(
+            r"(?:[A]bout|[A]fter|[A]n?|[A]s|[A]t|[B]ut|[E]arlier|[H]er?|[H]ere|[H]owever|[I]f|[I]n|[I]t|",
+            r"[L]ast|[M]any|[M]ore|[M]r\.|[M]s\.|[N]ow|[O]nce|[O]ne|[O]ther|[O]ur|[S]he|[S]ince|[S]o|[S]ome|",
+            r"[S]uch|[T]hat|[T]he|[T]heir|[T]hen|[T]here|[T]hese|[T]hey|[T]his|[W]e|[W]hat|[W]hen|[W]hile|",
+            r"[Y]et|[Y]ou|{TAG})",
+        ),
     ),
     (
         "THING",
@@ -101,7 +117,12 @@ const PARTS: &[(&str, &str)] = &[
     ("HYPHENATED", r"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:[A-Za-z0-9]+|{ACRONYM}\.))+"),
     (
         "APOSTROPHE_WORD",
-        r"(?:{APOS}n{APOS}?|[lLdDjJ]{APOS}|Dunkin{APOS}|somethin{APOS}|ol{APOS}|{APOS}em|{APOS}[2-9]0s|{APOS}till?|o{APOS}clock|[A-HJ-XZn]{APOS_LIKE}[\p{L}]{2}[\p{L}]*|{APOS}cause|cont'd\.?|nor'easter|c'mon|e'er|ne'er|hallowe'en|c{APOS}est|s'mores|ev'ry|li'l|nat'l|ma'am|B'Gosh|[\p{L}]+[aeiouyAEIOUY]{APOS_LIKE}[aeiouA-Z][\p{L}]*)",
+        concat!(
+            r"(?:{APOS}n{APOS}?|[lLdDjJ]{APOS}|Dunkin{APOS}|somethin{APOS}|ol{APOS}|{APOS}em|{APOS}[2-9]0s|",
+            r"{APOS}till?|o{APOS}clock|[A-HJ-XZn]{APOS_LIKE}[\p{L}]{2}[\p{L}]*|{APOS}cause|cont'd\.?|",
+            r"nor'easter|c'mon|e'er|ne'er|hallowe'en|c{APOS}est|s'mores|ev'ry|li'l|nat'l|ma'am|B'Gosh|",
+            r"[\p{L}]+[aeiouyAEIOUY]{APOS_LIKE}[aeiouA-Z][\p{L}]*)",
+        ),
     ),
 ];
 
@@ -124,11 +145,17 @@ const RULES: &[(&str, Action)] = &[
     (r"y{APOS}[\p{L}]", Token(1)),
     (r"https?://[^ \t\n\f\r\x22<>|()]+[^ \t\n\f\r\x22<>|.!?(){},\-]", Token(0)),
     (
-        r"(?:(?:www\.(?:[^ \t\n\f\r\x22<>|.!?(){},]+\.)+[a-zA-Z]{2,4})|(?:(?:[^ \t\n\f\r\x22`'<>|.!?(){},-_$]+\.)+(?:com|net|org|edu)))(?:/[^ \t\n\f\r\x22<>|()]+[^ \t\n\f\r\x22<>|.!?(){},\-])?",
+        concat!(
+            r"(?:(?:www\.(?:[^ \t\n\f\r\x22<>|.!?(){},]+\.)+[a-zA-Z]{2,4})|(?:(?:[^ \t\n\f\r\x22`'<>|",
+            r".!?(){},-_$]+\.)+(?:com|net|org|edu)))(?:/[^ \t\n\f\r\x22<>|()]+[^ \t\n\f\r\x22<>|.!?(){},\-])?",
+        ),
         Token(0),
     ),
     (
-        r"(?:&lt;|<)?[a-zA-Z0-9][^ \t\n\f\r\x22<>|()\u{A0}{}]*@(?:[^ \t\n\f\r\x22<>|(){}.\u{A0}]+\.)*[^ \t\n\f\r\x22<>|(){}.\u{A0}]+(?:&gt;|>)?",
+        concat!(
+            r"(?:&lt;|<)?[a-zA-Z0-9][^ \t\n\f\r\x22<>|()\u{A0}{}]*@(?:[^ \t\n\f\r\x22<>|",
+            r"(){}.\u{A0}]+\.)*[^ \t\n\f\r\x22<>|(){}.\u{A0}]+(?:&gt;|>)?",
+        ),
         Token(0),
     ),
     (r"@[a-zA-Z_][a-zA-Z_0-9]*|#{LETTER}+", Token(0)),
@@ -163,7 +190,11 @@ const RULES: &[(&str, Action)] = &[
     (r"(?:nos?|pp|op|prop|figs?|art|ca)\.{SPACE}?{DIGIT}", ToPeriod),
     (r"(?:{WORD}|{THING})\.[,;:\u{3001}]", Token(1)),
     (
-        r"\([0-9]{2,3}\)[ \u{A0}]?[0-9]{3,4}[\- \u{A0}]?[0-9]{3,5}|(?:\+\+?)?(?:[0-9]{2,4}[\- \u{A0}])?[0-9]{2,4}[\- \u{A0}][0-9]{3,4}[\- \u{A0}]?[0-9]{3,5}|(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}",
+        concat!(
+            r"\([0-9]{2,3}\)[ \u{A0}]?[0-9]{3,4}[\- \u{A0}]?[0-9]{3,5}|",
+            r"(?:\+\+?)?(?:[0-9]{2,4}[\- \u{A0}])?[0-9]{2,4}[\- \u{A0}][0-9]{3,4}[\- \u{A0}]?[0-9]{3,5}|",
+            r"(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}",
+        ),
         Token(0),
     ),
     (r"(?:\x22|&quot;)[A-Za-z0-9$]", Written("``", 1)),
@@ -188,7 +219,12 @@ const RULES: &[(&str, Action)] = &[
     (r"{CONTRACTED}", Token(0)),
     (r"''|{APOS}|[`\u{2018}-\u{201F}\u{82}\u{84}\u{91}-\u{94}\u{2039}\u{203A}\u{AB}\u{BB}]{1,2}", Token(0)),
     (
-        r"[\u{A6}-\u{A9}\u{AC}\u{AE}-\u{B1}\u{B4}-\u{BA}\u{D7}\u{F7}\u{2020}-\u{2023}\u{2030}-\u{2038}\u{203B}\u{203E}-\u{2042}\u{2044}\u{207A}-\u{207F}\u{208A}-\u{208E}\u{2100}-\u{214F}\u{2190}-\u{21FF}\u{2200}-\u{2BFF}\u{3012}\u{30FB}\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF20}\u{FF3B}-\u{FF40}\u{FF5B}-\u{FF65}]",
+        concat!(
+            r"[\u{A6}-\u{A9}\u{AC}\u{AE}-\u{B1}\u{B4}-\u{BA}\u{D7}\u{F7}\u{2020}-\u{2023}\u{2030}-\u{2038}",
+            r"\u{203B}\u{203E}-\u{2042}\u{2044}\u{207A}-\u{207F}\u{208A}-\u{208E}\u{2100}-\u{214F}\u{2190}-",
+            r"\u{21FF}\u{2200}-\u{2BFF}\u{3012}\u{30FB}\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF20}\u{FF3B}-\u{FF40}",
+            r"\u{FF5B}-\u{FF65}]",
+        ),
         Token(0),
     ),
     (r"\x00|{SPACE}+|[\u{200B}\u{200E}\u{200F}\u{FEFF}]", Skip),
@@ -306,8 +342,8 @@ fn apply(action: Action, matched: &str, lines: &mut Vec<Vec<String>>) -> usize {
     taken
 }
 
-/// A token as the tokenizer writes it: brackets by name, plain quotes where they are all there is or where a contraction begins
-/// with one, spaces that do not break.
+/// A token as the tokenizer writes it: brackets by name, plain quotes where they are all there is or where a
+/// contraction begins with one, spaces that do not break.
 fn written(token: &str) -> String {
     let plain = token.replace("&apos;", "'").replace(['\u{92}', '\u{2019}'], "'");
     let plain = plain.replace(['\u{91}', '\u{2018}', '\u{201B}'], "`");

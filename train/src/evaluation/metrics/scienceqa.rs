@@ -1,8 +1,8 @@
 //! ScienceQA as LLaVA's evaluator reads answers.
 //!
-//! References are the published `problems.json`, with `pid_splits.json` beside it the ids of its `test` split, else all. A
-//! question without a prediction is wrong, as there; predictions for other questions are ignored, the last of several
-//! for one question counts. Questions with images are those whose prompt has `<image>`.
+//! References are the published `problems.json`, with `pid_splits.json` beside it the ids of its `test` split, else
+//! all. A question without a prediction is wrong, as there; predictions for other questions are ignored, the last of
+//! several for one question counts. Questions with images are those whose prompt has `<image>`.
 
 use std::sync::LazyLock;
 
@@ -16,8 +16,8 @@ use crate::{Error, Result};
 /// The letters of the options.
 pub(crate) const LETTERS: [&str; 5] = ["A", "B", "C", "D", "E"];
 
-/// The option that an answer names: a letter alone, a letter and `. `, or one sentence `The answer is LETTER` with something
-/// behind it.
+/// The option that an answer names: a letter alone, a letter and `. `, or one sentence `The answer is LETTER` with
+/// something behind it.
 pub fn scienceqa_answer(text: &str) -> Option<char> {
     static SENTENCE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"The answer is ([A-Z]).").expect("a pattern"));
     let first = text.chars().next().filter(|letter| LETTERS.contains(&letter.to_string().as_str()));

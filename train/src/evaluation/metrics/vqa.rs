@@ -10,8 +10,8 @@ use super::{MetricFiles, Report, mean, round2};
 use crate::evaluation::files::{ById, Record, Repeated, join, read_records};
 use crate::{Error, Result};
 
-/// One human answer. The evaluator compares a human with all records that are not equal to the own one, so equal records
-/// vanish together.
+/// One human answer. The evaluator compares a human with all records that are not equal to the own one, so equal
+/// records vanish together.
 #[derive(PartialEq)]
 struct Human {
     answer: String,

@@ -1,17 +1,17 @@
-//! VQA accuracy as TextVQA and VizWiz compute it (mmf, EvalAI): every answer is normalised, ten humans are left out one by
-//! one.
+//! VQA accuracy as TextVQA and VizWiz compute it (mmf, EvalAI): every answer is normalised, ten humans are left out
+//! one by one.
 //!
 //! Records join by `question_id`, by `image` (VizWiz), or, where a prediction carries its prompt and the reference an
-//! `image_id` (TextVQA), by image and question. Every reference needs a prediction; a second one for the same question is
-//! an error.
+//! `image_id` (TextVQA), by image and question. Every reference needs a prediction; a second one for the same
+//! question is an error.
 
 use super::vqa_text::evalai_normalize;
 use super::{MetricFiles, Report, mean, round2};
 use crate::evaluation::files::{ById, Record, Repeated, join, read_records, scalar};
 use crate::{Error, Result};
 
-/// Score of an answer against what humans said: the mean over all sets of humans with one left out of min(1, matches / 3).
-/// An answer that no human gave scores 0.
+/// Score of an answer against what humans said: the mean over all sets of humans with one left out of min(1, matches
+/// / 3). An answer that no human gave scores 0.
 pub fn soft_accuracy(answer: &str, humans: &[String]) -> f64 {
     let answer = evalai_normalize(answer);
     let matches: Vec<bool> = humans.iter().map(|human| evalai_normalize(human) == answer).collect();

@@ -14,11 +14,13 @@ const ARTICLES: [&str; 3] = ["a", "an", "the"];
 const NUMBERS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
 /// Known by their spelling without apostrophes.
-const CONTRACTIONS: &str = "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd \
-    how'll how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've \
-    shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're there's \
-    they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd where's where've \
-    who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've";
+const CONTRACTIONS: &str = "\
+    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's \
+    isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've \
+    shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd \
+    there're there's they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've \
+    when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all \
+    you'd you'll you're you've";
 
 /// Known by both spellings that lack one of the two apostrophes.
 const DOUBLE_CONTRACTIONS: &str = "couldn't've hadn't've mightn't've shouldn't've wouldn't've he'd've it'd've she'd've \
@@ -60,8 +62,8 @@ fn is_digit(c: char) -> bool {
     c.is_ascii_digit() || (!c.is_ascii() && DIGIT.is_match(&*c.encode_utf8(&mut [0; 4])))
 }
 
-/// A mark with a space on either side anywhere in the text vanishes, else it becomes a space; so does every mark of a text
-/// with a comma between digits.
+/// A mark with a space on either side anywhere in the text vanishes, else it becomes a space; so does every mark of a
+/// text with a comma between digits.
 fn without_punctuation(text: &str) -> String {
     let characters: Vec<char> = text.chars().collect();
     let grouped_digits = characters.windows(3).any(|w| w[1] == ',' && is_digit(w[0]) && is_digit(w[2]));

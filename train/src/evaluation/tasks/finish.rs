@@ -1,5 +1,5 @@
-//! What becomes of a task's answers: the metric, and the file that its server or judge takes, as the authors' converters
-//! write it.
+//! What becomes of a task's answers: the metric, and the file that its server or judge takes, as the authors'
+//! converters write it.
 
 use std::collections::HashMap;
 
@@ -65,7 +65,10 @@ pub(super) fn vqav2(files: &TaskFiles, answers: &Answers) -> Result<Outcome> {
 }
 
 pub(super) fn okvqa(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
-    let entry = |(item, answer): &(&Item, &Answer)| json!({ "question_id": original(&item.record, &["question_id"]), "answer": answer.text });
+    let entry = |(item, answer): &(&Item, &Answer)| {
+        let id = original(&item.record, &["question_id"]);
+        json!({ "question_id": id, "answer": answer.text })
+    };
     outcome(vqa_report(answers)?, "okvqa_results.json", list(answers.iter().map(entry)))
 }
 
@@ -76,7 +79,10 @@ pub(super) fn gqa_right(item: &Item, answer: &Answer) -> Option<f64> {
 pub(super) fn gqa(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
     let rows: Option<Vec<_>> =
         answers.iter().map(|(item, answer)| Some((Vec::new(), gqa_right(item, answer)? == 1.0))).collect();
-    let entry = |(item, answer): &(&Item, &Answer)| json!({ "questionId": item.id, "prediction": shared::gqa_answer(&answer.text) });
+    let entry = |(item, answer): &(&Item, &Answer)| {
+        let said = shared::gqa_answer(&answer.text);
+        json!({ "questionId": item.id, "prediction": said })
+    };
     let report = rows.map(|rows| shared::exact_match_report("gqa", &rows));
     outcome(report, "testdev_balanced_predictions.json", list(answers.iter().map(entry)))
 }
@@ -91,7 +97,10 @@ fn soft_report(answers: &Answers) -> Option<Report> {
 }
 
 pub(super) fn vizwiz(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
-    let entry = |(item, answer): &(&Item, &Answer)| json!({ "image": original(&item.record, &["image"]), "answer": evalai_normalize(&answer.text) });
+    let entry = |(item, answer): &(&Item, &Answer)| {
+        let image = original(&item.record, &["image"]);
+        json!({ "image": image, "answer": evalai_normalize(&answer.text) })
+    };
     outcome(soft_report(answers), "vizwiz_submission.json", list(answers.iter().map(entry)))
 }
 
@@ -244,7 +253,10 @@ pub(super) fn captions(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
         let captions = item.record.list("captions")?.iter().filter_map(Value::as_str).map(str::to_owned);
         references.push(captions.collect());
     }
-    let entry = |(item, answer): &(&Item, &Answer)| json!({ "image_id": original(&item.record, &["image_id"]), "caption": answer.text });
+    let entry = |(item, answer): &(&Item, &Answer)| {
+        let id = original(&item.record, &["image_id"]);
+        json!({ "image_id": id, "caption": answer.text })
+    };
     let known = references.iter().all(|captions| !captions.is_empty()) && !answers.is_empty();
     let report = known.then(|| caption_report(answers, &references));
     outcome(report, "captions_results.json", list(answers.iter().map(entry)))

@@ -1,5 +1,5 @@
-//! Readers of published question files. All of them also take the authors' own form: JSON lines of `question_id`, `image`
-//! and `text` with the suffix inside.
+//! Readers of published question files. All of them also take the authors' own form: JSON lines of `question_id`,
+//! `image` and `text` with the suffix inside.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -66,7 +66,8 @@ fn annotated(files: &TaskFiles) -> Result<HashMap<String, Record>> {
     annotations.into_iter().map(|record| Ok((record.id(&["question_id"])?, record))).collect()
 }
 
-/// The question file of VQA in a folder with more than one: the smaller split is asked, the larger one covers the upload.
+/// The question file of VQA in a folder with more than one: the smaller split is asked, the larger one covers the
+/// upload.
 pub(super) fn vqa_questions(data: &Path, whole: bool) -> Result<Vec<Record>> {
     let dev = data.is_dir() && files_in(data, &["json"])?.iter().any(|file| is_dev(file));
     let part = match (dev, whole) {

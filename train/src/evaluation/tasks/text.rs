@@ -65,7 +65,10 @@ pub(super) fn mmlu_right(item: &Item, answer: &Answer) -> Option<f64> {
 
 pub(super) fn finish_mmlu(_: &TaskFiles, answers: &[(&Item, &Answer)]) -> Result<Outcome> {
     let rows: Vec<_> = answers.iter().map(|(item, answer)| mmlu_row(item, answer)).collect();
-    let line = |(item, answer): &(&Item, &Answer)| json!({ "id": item.id, "subject": item.group, "logprobs": answer.logprobs, "text": answer.text });
+    let line = |(item, answer): &(&Item, &Answer)| {
+        let (id, subject) = (&item.id, &item.group);
+        json!({ "id": id, "subject": subject, "logprobs": answer.logprobs, "text": answer.text })
+    };
     let lines = answers.iter().map(|pair| dumps(&line(pair)) + "\n").collect::<String>();
     Ok(Outcome {
         report: Some(shared::mmlu_report(&rows)),
