@@ -303,7 +303,7 @@ fn a_device_computes_adapters_and_experts_as_the_cpu_does() {
     cpu.disturb("lora.", 0.1);
     let store = ParamStore::new(&*device, VilaModel::specs(&config), DType::F32, 5, |_| true).expect("store");
     for id in store.ids() {
-        store.set(&*device, id, &cpu.store.weight(id).to_f32().expect("weight")).expect("set");
+        store.set(&*device, id, &cpu.store.weight(id).expect("whole").to_f32().expect("weight")).expect("set");
     }
     let model = VilaModel::new(&*device, &config, &store).expect("model");
     let wanted = cpu.gradients(&batch, Recompute::None, 7);
@@ -537,7 +537,7 @@ fn ranks_merge_the_same_adapters() {
         let weights = |stage: &str| {
             let vila = load(&dir.join("run/checkpoints").join(stage));
             let id = vila.store.id("llm.model.layers.1.mlp.down_proj.weight").expect("weight");
-            vila.store.weight(id).to_f32().expect("f32")
+            vila.store.weight(id).expect("whole").to_f32().expect("f32")
         };
         let (before, after) = (weights("adapt"), weights("both"));
         after.iter().zip(&before).map(|(after, before)| after - before).collect::<Vec<f32>>()
