@@ -274,8 +274,8 @@ impl ParamStore {
         self.with_specs(backend, specs, 0, trains)
     }
 
-    /// The weights of another list of parameters: those that were there stay what they are, new ones start from `seed` as in
-    /// [`ParamStore::new`]. Gradients start at zero.
+    /// The weights of another list of parameters: those that were there stay what they are, new ones start from `seed`
+    /// as in [`ParamStore::new`]. Gradients start at zero.
     pub fn with_specs(
         self,
         backend: &dyn Backend,

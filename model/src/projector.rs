@@ -63,7 +63,8 @@ fn label(config: &VilaConfig, index: usize) -> String {
     if config.projector.kind == ProjectorKind::Linear { String::new() } else { format!(".{index}") }
 }
 
-/// Names of the projector's parameters (spec 2.5); linear layers are uniform in `±1/√fan_in` as frameworks do by default.
+/// Names of the projector's parameters (spec 2.5); linear layers are uniform in `±1/√fan_in` as frameworks do by
+/// default.
 pub(crate) fn specs(config: &VilaConfig) -> Vec<ParamSpec> {
     let specs_of = |(index, step): (usize, &Step)| match *step {
         Step::Merge { .. } | Step::Gelu => vec![],
@@ -145,7 +146,8 @@ impl Projector {
         Ok(x)
     }
 
-    /// Merges neighbours into rows of `side² d_v`; a grid that does not divide is padded with zeros at the bottom and the right.
+    /// Merges neighbours into rows of `side² d_v`; a grid that does not divide is padded with zeros at the bottom and
+    /// the right.
     fn merge<'a>(
         &self,
         tape: &mut Tape<'a>,
@@ -169,7 +171,8 @@ impl Projector {
     }
 }
 
-/// Source patches of each merged token, in row-major order within it: of 2x2, (2i, 2j), (2i, 2j+1), (2i+1, 2j), (2i+1, 2j+1).
+/// Source patches of each merged token, in row-major order within it: of 2x2, (2i, 2j), (2i, 2j+1), (2i+1, 2j), (2i+1,
+/// 2j+1).
 ///
 /// Tokens follow in row-major order, or column by column as released `mlp_downsample` weights expect (spec 1.4).
 fn merge_order(grid: usize, side: usize, transposed: bool) -> Vec<u32> {

@@ -1,7 +1,7 @@
 //! Low-rank adapters of the decoder's linear layers (LoRA, spec 6.2): `W x + scale B A dropout(x)`, the base frozen.
 //!
-//! A checkpoint with a folder `lora/` computes with its adapters; the folder is one of the `peft` package. Adapters of other
-//! folders are merged into the weights with [`Adapter::merge`].
+//! A checkpoint with a folder `lora/` computes with its adapters; the folder is one of the `peft` package. Adapters of
+//! other folders are merged into the weights with [`Adapter::merge`].
 
 mod peft;
 
@@ -136,7 +136,8 @@ fn names(module: &str) -> [String; 2] {
     ["lora_A", "lora_B"].map(|matrix| format!("{PREFIX}base_model.model.{module}.{matrix}.weight"))
 }
 
-/// Parameters of the adapters: `A` uniform in `±1/√fan_in` as frameworks do by default, `B` zero, so that they add nothing.
+/// Parameters of the adapters: `A` uniform in `±1/√fan_in` as frameworks do by default, `B` zero, so that they add
+/// nothing.
 pub(crate) fn specs(config: &VilaConfig) -> Vec<ParamSpec> {
     let Some(lora) = &config.lora else { return Vec::new() };
     let adapter = |layer: usize, target: Target| {
@@ -288,8 +289,8 @@ impl Place<'_> {
     }
 }
 
-/// Identifies the base that adapters were made for: names, shapes and first rows of the adapted weights, at the precision of
-/// bf16, so that the same weights in another type are the same base.
+/// Identifies the base that adapters were made for: names, shapes and first rows of the adapted weights, at the
+/// precision of bf16, so that the same weights in another type are the same base.
 fn fingerprint(backend: &dyn Backend, store: &ParamStore, weights: &[&str]) -> Result<String> {
     let (places, mut hash) = (Places::new(store), Sha256::new());
     for place in weights.iter().filter_map(|name| places.get(name)) {

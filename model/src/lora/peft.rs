@@ -189,8 +189,8 @@ impl Adapter {
     /// Opens an adapter's folder.
     ///
     /// # Errors
-    /// [`Error::Config`] names a field that is missing, wrong or an option that is not implemented; [`Error::Format`] for a
-    /// folder without weights or a damaged file.
+    /// [`Error::Config`] names a field that is missing, wrong or an option that is not implemented; [`Error::Format`]
+    /// for a folder without weights or a damaged file.
     pub fn open(dir: &Path) -> Result<Self> {
         let fields = Fields::read(&dir.join(CONFIG))?;
         let base = fields.text("revision")?.and_then(|revision| revision.strip_prefix(BASE)).map(str::to_string);
@@ -203,8 +203,8 @@ impl Adapter {
     /// Adds the adapter to a model's weights, which are then what they would compute together.
     ///
     /// # Errors
-    /// [`Error::Adapter`] lists everything that does not fit, [`Error::Format`] names a tensor of an unusable type; either
-    /// before any weight changes.
+    /// [`Error::Adapter`] lists everything that does not fit, [`Error::Format`] names a tensor of an unusable type;
+    /// either before any weight changes.
     pub fn merge(&self, backend: &dyn Backend, store: &ParamStore) -> Result<()> {
         let places = Places::new(store);
         let pairs = self.pairs(&places)?;

@@ -135,7 +135,7 @@ impl Recipe {
             [(self.model.lora.is_some(), Part::Lora, "lora"), (self.model.visual_expert, Part::Expert, "expert")];
         match unused.iter().find(|(asked, part, _)| *asked && !trains(*part)) {
             Some((_, _, name)) => Err(format!(
-                "`model` asks for {name}, which no stage trains; add \"{name}\" to the `train` of one (stage `{}`, say)",
+                "`model` asks for {name}, which no stage trains; add \"{name}\" to `train` of one, of `{}` say",
                 first.name
             )),
             None => Ok(()),

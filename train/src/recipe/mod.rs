@@ -85,7 +85,8 @@ pub struct ModelSpec {
     /// Adapters that stages train as `lora`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSpec>,
-    /// Weights of their own for positions of images, which stages train as `expert`; they start as copies of the decoder's.
+    /// Weights of their own for positions of images, which stages train as `expert`; they start as copies of the
+    /// decoder's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub visual_expert: bool,
     /// Lets the last position of each run of images go through the language weights.
