@@ -71,7 +71,7 @@ fn fresh(name: &str) -> PathBuf {
 }
 
 fn options(task: &str, out: &Path) -> EvalOptions {
-    let (expected, folder) = (expected(task), sample(task));
+    let (expected, folder) = (expected(task), sample(task).join("data"));
     let name = |field: &str| expected[field].as_str().map(|name| folder.join(name));
     EvalOptions {
         task: Task::named(task).expect("a task"),
@@ -226,7 +226,7 @@ fn demonstrations_come_before_the_question_with_their_images() {
 
 #[test]
 fn a_model_answers_from_the_command_line() {
-    let (out, folder) = (fresh("model"), sample("pope"));
+    let (out, folder) = (fresh("model"), sample("pope").join("data"));
     let model = sample("../tiny-llava-hf");
     let arguments = ["vila", "eval", "--task", "pope", "--device", "cpu", "--json"].map(std::ffi::OsString::from);
     let paths = [("--model", model), ("--data", folder), ("--out", out.clone())];

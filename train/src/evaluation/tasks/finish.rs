@@ -129,11 +129,12 @@ pub(super) fn scienceqa_right(item: &Item, answer: &Answer) -> Option<f64> {
 }
 
 pub(super) fn scienceqa(files: &TaskFiles, answers: &Answers) -> Result<Outcome> {
+    let known = answers.iter().all(|(item, _)| item.record.get("answer").is_some());
     let mut tally = shared::Tally::default();
-    for (item, answer) in answers {
+    for (item, answer) in answers.iter().filter(|_| known) {
         tally.add(shared::scienceqa_is_right(&answer.text, &item.record)?, !item.images.is_empty());
     }
-    Ok(Outcome { report: Some(tally.report()), ..answer_lines(files, answers)? })
+    Ok(Outcome { report: known.then(|| tally.report()), ..answer_lines(files, answers)? })
 }
 
 pub(super) fn pope_right(item: &Item, answer: &Answer) -> Option<f64> {

@@ -5,7 +5,7 @@ mod images;
 mod readers;
 mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -267,9 +267,4 @@ fn score(right: bool) -> Option<f64> {
 /// The value of a field as the file has it, which submissions repeat.
 fn original(record: &Record, fields: &[&str]) -> Value {
     record.any(fields).cloned().unwrap_or(Value::Null)
-}
-
-/// The folder of a file, the folder itself of a folder.
-fn folder(path: &Path) -> &Path {
-    if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) }
 }

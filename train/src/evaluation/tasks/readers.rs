@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::images::{base64, find};
-use super::{Item, TaskFiles, folder};
+use super::{Item, TaskFiles};
 use crate::evaluation::files::{Record, files_in, read_object, read_records};
 use crate::evaluation::metrics::shared;
 use crate::{Error, Result};
@@ -272,11 +272,18 @@ pub(super) fn mm_vet(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
     file.fields().keys().map(read).collect()
 }
 
-/// ScienceQA's `problems.json` (questions of its test split), asked in the form context, question, options.
+/// ScienceQA: `problems.json` (questions of its test split), asked in the form context, question, options; or the authors'
+/// file of conversations in that form, with `problems.json` beside it for the answers.
 pub(super) fn scienceqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
-    let root = folder(&files.data);
-    let problems = read_object(&if files.data.is_dir() { root.join("problems.json") } else { files.data.clone() })?;
-    let splits = root.join("pid_splits.json");
+    let path = if files.data.is_dir() { files.data.join("problems.json") } else { files.data.clone() };
+    let lines = read_records(&path, &[])?;
+    if lines.first().is_some_and(|line| line.get("conversations").is_some()) {
+        let problems = path.with_file_name("problems.json");
+        let problems = problems.is_file().then(|| read_object(&problems)).transpose()?;
+        return lines.into_iter().map(|line| scienceqa_line(files, line, problems.as_ref())).collect();
+    }
+    let problems = read_object(&path)?;
+    let splits = path.with_file_name("pid_splits.json");
     let ids: Vec<String> = match splits.is_file() {
         true => read_object(&splits)?.list("test")?.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect(),
         false => problems.fields().keys().cloned().collect(),
@@ -291,12 +298,19 @@ pub(super) fn scienceqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
         let question =
             format!("Context: {hint}\nQuestion: {}\nOptions: {}", record.text(&["question"])?, options.join(" "));
         let image = record.get("image").and_then(Value::as_str);
-        let image = image
-            .map(|name| find(&files.images, &[format!("test/{id}/{name}"), format!("{id}/{name}")]))
-            .transpose()?;
-        items.push(item(id, image, &question.replace("  ", " "), &[LETTER], record));
+        let image = image.map(|name| find(&files.images, &[format!("test/{id}/{name}"), format!("{id}/{name}")]));
+        items.push(item(id, image.transpose()?, &question.replace("  ", " "), &[LETTER], record));
     }
     Ok(items)
+}
+
+fn scienceqa_line(files: &TaskFiles, line: Record, problems: Option<&Record>) -> Result<Item> {
+    let conversation = line.records("conversations")?;
+    let asked = conversation.first().ok_or_else(|| line.error("field `conversations` is empty"))?.text(&["value"])?;
+    let (id, image) = (line.id(&["id"])?, line.get("image").and_then(Value::as_str));
+    let image = image.map(|name| find(&files.images, &[name.to_owned(), format!("test/{name}")])).transpose()?;
+    let record = problems.map(|problems| problems.record(&id)).transpose()?.unwrap_or(line);
+    Ok(item(id, image, asked.replace("<image>", "").trim(), &[LETTER], record))
 }
 
 /// COCO annotations, or the `dataset_*.json` of the Karpathy splits, of which the test split is asked.
