@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 use super::AblateOptions;
 use super::grid::{BASE, Cell};
 use super::world::World;
-use crate::Result;
 use crate::data::tokens::hex;
 use crate::recipe::{CheckpointSpec, ImageSpec, ModelSpec, Recipe, SourceSpec};
+use crate::{Error, Result};
 
 /// The stages of a cell under a seed.
 pub(super) struct Chain {
@@ -61,7 +61,7 @@ impl Chain {
                 ModelSpec { from: Some(below(before)), tokenizer, llm, vision, projector, image, ..recipe.model }
             }
         };
-        Ok(toml::to_string(&recipe).unwrap_or_default())
+        toml::to_string(&recipe).map_err(|error| Error::Data(format!("a stage's recipe cannot be written: {error}")))
     }
 }
 
