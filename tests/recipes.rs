@@ -147,6 +147,27 @@ fn each_ablation_changes_what_it_is_about() {
         ("table-4-mmc4-coyo", [&mixed[..], &joint[..]].concat()),
         ("table-7-336", vec!["model.vision.image_size"]),
         ("table-7-336-downsample", vec!["model.projector", "model.vision.image_size"]),
+        (
+            "table-8-visual-expert",
+            vec!["model.visual_expert", "stage.pretrain.train", "stage.sft.data", "stage.sft.steps", "stage.sft.train"],
+        ),
+        (
+            "table-9-lora",
+            vec![
+                "model.lora.alpha",
+                "model.lora.dropout",
+                "model.lora.rank",
+                "model.vision.image_size",
+                "stage.pretrain.data",
+                "stage.pretrain.documents",
+                "stage.pretrain.merge_lora",
+                "stage.pretrain.steps",
+                "stage.pretrain.train",
+                "stage.sft.data",
+                "stage.sft.steps",
+                "stage.sft.train",
+            ],
+        ),
         ("table-11-vicuna", vec!["model.tokenizer"]),
         ("images-first", vec!["stage.pretrain.data"]),
     ]);

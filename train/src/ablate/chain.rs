@@ -9,7 +9,7 @@ use super::AblateOptions;
 use super::grid::{BASE, Cell};
 use super::world::World;
 use crate::data::tokens::hex;
-use crate::recipe::{CheckpointSpec, ImageSpec, ModelSpec, Recipe, SourceSpec};
+use crate::recipe::{CheckpointSpec, ImageSpec, ModelSpec, Part, Recipe, SourceSpec};
 use crate::{Error, Result};
 
 /// The stages of a cell under a seed.
@@ -45,6 +45,7 @@ impl Chain {
         let mut recipe = self.recipe.clone();
         recipe.out = PathBuf::from(".");
         recipe.stage = vec![self.recipe.stage[stage].clone()];
+        drop_unused(&mut recipe);
         recipe.sources.clear();
         for name in recipe.stage[0].data.keys() {
             let spec = &self.recipe.sources[name];
@@ -65,6 +66,14 @@ impl Chain {
     }
 }
 
+/// Drops what the model would have beside its weights and no stage trains.
+fn drop_unused(recipe: &mut Recipe) {
+    let trains = |part| recipe.stage.iter().any(|stage| stage.train.contains(&part));
+    let (lora, expert) = (trains(Part::Lora), trains(Part::Expert));
+    recipe.model.lora = recipe.model.lora.take().filter(|_| lora);
+    recipe.model.visual_expert &= expert;
+}
+
 /// Makes the models `size` times as wide, with as many more heads; wider layers take smaller steps.
 fn widen(recipe: &mut Recipe, size: usize) {
     let models =
@@ -80,6 +89,7 @@ fn widen(recipe: &mut Recipe, size: usize) {
 fn key(recipe: &Recipe, stages: usize, world: &World) -> String {
     let mut first = recipe.clone();
     first.stage.truncate(stages);
+    drop_unused(&mut first);
     first.sources.retain(|name, _| first.stage.iter().any(|stage| stage.data.contains_key(name)));
     (first.out, first.checkpoint) = (PathBuf::new(), CheckpointSpec::default());
     hex(&Sha256::digest(json!([first, world.identity]).to_string()))

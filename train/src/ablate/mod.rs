@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vila_engine::Backend;
 
-pub use grid::{CELLS, Cell, NOT_BUILT};
+pub use grid::{CELLS, Cell};
 pub use result::{CellResult, Evaluation, Spread, StageResult, Summary};
 pub use verdict::{Claim, FINDINGS, Finding, Judged, MARGIN, RULE, Value, Verdict, judge, overall};
 

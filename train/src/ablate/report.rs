@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::result::{CellResult, Spread, StageResult, Summary};
 use super::verdict::{Claim, FINDINGS, Finding, Judged, RULE, Value, judge, overall};
-use super::{AblateOptions, Ablated, CELLS, NOT_BUILT};
+use super::{AblateOptions, Ablated, CELLS};
 use crate::Result;
 use crate::data::cli::escape;
 use crate::probe::{Alignment, curve};
@@ -194,7 +194,6 @@ fn json(
         "findings": findings.collect::<Vec<_>>(),
         "numbers": summary.json(),
         "results": results,
-        "not_built": NOT_BUILT.iter().map(|cell| cell.name).collect::<Vec<_>>(),
     })
 }
 
@@ -286,16 +285,15 @@ fn words(claim: Claim) -> String {
 }
 
 fn label(name: &str) -> &'static str {
-    CELLS.iter().chain(NOT_BUILT).find(|cell| cell.name == name).map_or("", |cell| cell.label)
+    CELLS.iter().find(|cell| cell.name == name).map_or("", |cell| cell.label)
 }
 
 impl Table {
     fn html(&self, summary: &Summary) -> String {
         let row = |(name, paper): &(&'static str, &'static str)| {
-            let absent = if NOT_BUILT.iter().any(|cell| cell.name == *name) { "not built" } else { "not run" };
             let number = |(_, stage, metric): &(&str, &'static str, &'static str)| {
                 let spread = summary.spread(Value { cell: name, stage, metric });
-                spread.map_or(absent.into(), |Spread { mean, deviation, seeds }| match seeds {
+                spread.map_or("not run".into(), |Spread { mean, deviation, seeds }| match seeds {
                     1 => format!("{mean:.3}"),
                     _ => format!("{mean:.3} ± {deviation:.3}"),
                 })
@@ -402,9 +400,5 @@ fn cells(results: &[CellResult]) -> String {
         Some(vec![cell.name.into(), cell.label.into(), stages.join(", "), changes.join(" ")])
     };
     let rows: Vec<Vec<String>> = CELLS.iter().filter_map(row).collect();
-    let mut text = table("Cells", &["cell", "what it is", "steps", "changes of recipes/ablate-toy.toml"], 4, &rows);
-    for cell in NOT_BUILT {
-        text += &format!("<p class=\"absent\"><b>{}</b> ({}) is not built.</p>\n", cell.name, cell.label);
-    }
-    text
+    table("Cells", &["cell", "what it is", "steps", "changes of recipes/ablate-toy.toml"], 4, &rows)
 }

@@ -1,7 +1,6 @@
 //! What the paper found, as claims about numbers of the grid, and the rule that judges them. Both stood here before any
 //! number did.
 
-use super::grid::NOT_BUILT;
 use super::result::Summary;
 
 /// A number of the grid: a metric of a cell after a stage.
@@ -40,8 +39,6 @@ pub enum Verdict {
     UndecidedWithinNoise,
     /// Its cells were not run.
     NotRun,
-    /// Its cells cannot be run by this program yet.
-    NotBuilt,
 }
 
 impl Verdict {
@@ -52,7 +49,6 @@ impl Verdict {
             Verdict::NotReproduced => "not reproduced",
             Verdict::UndecidedWithinNoise => "undecided within noise",
             Verdict::NotRun => "not run",
-            Verdict::NotBuilt => "not built",
         }
     }
 }
@@ -99,10 +95,8 @@ pub fn judge(claim: Claim, summary: &Summary) -> Judged {
         Claim::Higher(a, b) | Claim::NotLower(a, b) => (a, b),
         Claim::Reaches(value, _) | Claim::Below(value, _) => (value, value),
     };
-    let not_built = NOT_BUILT.iter().any(|cell| [first.cell, second.cell].contains(&cell.name));
-    let absent = if not_built { Verdict::NotBuilt } else { Verdict::NotRun };
     let (Some(a), Some(b)) = (summary.spread(first), summary.spread(second)) else {
-        return Judged { claim, verdict: absent, difference: None, error: None };
+        return Judged { claim, verdict: Verdict::NotRun, difference: None, error: None };
     };
     let (d, e) = match claim {
         Claim::Reaches(..) | Claim::Below(..) => (a.mean, a.error()),
@@ -126,7 +120,7 @@ pub fn judge(claim: Claim, summary: &Summary) -> Judged {
 /// A finding stands as its worst claim does.
 pub fn overall(judged: &[Judged]) -> Verdict {
     let has = |verdict| judged.iter().any(|judged| judged.verdict == verdict);
-    let order = [Verdict::NotBuilt, Verdict::NotRun, Verdict::NotReproduced, Verdict::UndecidedWithinNoise];
+    let order = [Verdict::NotRun, Verdict::NotReproduced, Verdict::UndecidedWithinNoise];
     order.into_iter().find(|verdict| has(*verdict)).unwrap_or(Verdict::ReproducedSmall)
 }
 
@@ -343,8 +337,8 @@ mod tests {
 
     #[test]
     fn findings_speak_of_cells_that_exist() {
-        let names: BTreeSet<&str> = CELLS.iter().chain(NOT_BUILT).map(|cell| cell.name).collect();
-        assert_eq!(names.len(), CELLS.len() + NOT_BUILT.len());
+        let names: BTreeSet<&str> = CELLS.iter().map(|cell| cell.name).collect();
+        assert_eq!(names.len(), CELLS.len());
         for claim in FINDINGS.iter().flat_map(|finding| finding.claims) {
             let values = match *claim {
                 Higher(a, b) | NotLower(a, b) => vec![a, b],
