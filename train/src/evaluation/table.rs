@@ -7,10 +7,7 @@ use serde_json::{Map, Value};
 use super::files::{Record, read_text};
 use crate::{Error, Result};
 
-/// The rows of a table.
-///
-/// # Errors
-/// A quote that is never closed.
+/// The rows of a table; nothing if a quote is never closed.
 pub fn parse(text: &str, separator: char) -> Option<Vec<Vec<String>>> {
     let mut rows = Vec::new();
     let mut row = Vec::new();

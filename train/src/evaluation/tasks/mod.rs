@@ -83,6 +83,9 @@ pub struct Outcome {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
+/// Metric and submission files of all answers.
+type Finish = fn(&TaskFiles, &[(&Item, &Answer)]) -> Result<Outcome>;
+
 /// A benchmark.
 pub struct Task {
     /// What the command line calls it.
@@ -97,7 +100,7 @@ pub struct Task {
     pub shots: usize,
     read: fn(&TaskFiles, usize) -> Result<Vec<Item>>,
     right: fn(&Item, &Answer) -> Option<f64>,
-    finish: fn(&TaskFiles, &[(&Item, &Answer)]) -> Result<Outcome>,
+    finish: Finish,
 }
 
 impl Task {

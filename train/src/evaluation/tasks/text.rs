@@ -155,8 +155,10 @@ pub(super) fn finish_drop(_: &TaskFiles, answers: &[(&Item, &Answer)]) -> Result
         let golds = item.record.get("golds").cloned().unwrap_or_default();
         serde_json::from_value(golds).unwrap_or_default()
     };
-    let scores: Vec<(f64, f64)> =
-        answers.iter().map(|(item, answer)| shared::best_em_f1(&[answer.text.clone()], &golds(item))).collect();
+    let scores: Vec<(f64, f64)> = answers
+        .iter()
+        .map(|(item, answer)| shared::best_em_f1(std::slice::from_ref(&answer.text), &golds(item)))
+        .collect();
     let prefix: f64 = answers.iter().filter_map(|(item, answer)| prefix_right(item, answer)).sum();
     let report = shared::drop_report(&scores).with("prefix_match", prefix / answers.len().max(1) as f64);
     let predictions: serde_json::Map<String, Value> =
