@@ -93,7 +93,7 @@ impl Report {
     }
 }
 
-/// A metric that [`compute`] knows.
+/// A metric of [`METRICS`].
 pub struct Metric {
     /// What the command line calls it.
     pub name: &'static str,
