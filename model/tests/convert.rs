@@ -337,6 +337,16 @@ fn what_a_layout_cannot_express_is_refused_with_a_cure() {
     let said = refused(&inside, &inside.join("llm"), Layout::LlavaHf);
     assert!(said.contains("lies inside the directory"), "{said}");
 
+    let holes = without_image_token("convert-holes");
+    edit_json(&holes.join("llm/tokenizer.json"), |file| {
+        let tokens = file["added_tokens"].as_array_mut().expect("tokens");
+        let mut far = tokens[0].clone();
+        (far["id"], far["content"]) = (json!(600), json!("<far>"));
+        tokens.push(far);
+    });
+    let said = refused(&holes, &out.join("new"), Layout::LlavaHf);
+    assert!(said.contains("holes among its tokens") && said.contains("<image> would be 512, not 601"), "{said}");
+
     // Incomplete sources are told of before anything is written.
     let broken = folder("convert-broken");
     copy(&start, &broken);

@@ -40,7 +40,7 @@ pub(super) fn files(source: &Source, vocabulary: &Change, to: Layout) -> Result<
     let foreign = to == Layout::LlavaHf && source.layout != to;
     if foreign || vocabulary.changes_tokens() {
         let content = vocabulary.tokenizer_json(source)?;
-        files.push(("tokenizer.json".into(), if foreign { with_start(source, content)? } else { content }));
+        files.push(("tokenizer.json".into(), if foreign { with_start(source, vocabulary, content)? } else { content }));
     } else if source.text.join("tokenizer.json").is_file() {
         files.push(("tokenizer.json".into(), source.tokenizer.file_bytes().to_vec()));
     }
@@ -58,9 +58,19 @@ pub(super) fn files(source: &Source, vocabulary: &Change, to: Layout) -> Result<
 }
 
 /// A `tokenizer.json` that puts the start token in front of a text, as this program does.
-fn with_start(source: &Source, content: Vec<u8>) -> Result<Vec<u8>> {
+fn with_start(source: &Source, vocabulary: &Change, content: Vec<u8>) -> Result<Vec<u8>> {
     let unusable = |problem: String| Error::format(source.tokenizer.path(), problem);
     let inner = tokenizers::Tokenizer::from_bytes(&content).map_err(|error| unusable(error.to_string()))?;
+    // The library numbers added tokens one after another, whatever the file says.
+    for (id, token) in &vocabulary.tokens {
+        if let Some(other) = inner.token_to_id(token).filter(|other| other != id) {
+            let problem = format!(
+                "has holes among its tokens, which llava-hf cannot express: {token} would be {other}, not {id}; give every \
+                 id below it a token"
+            );
+            return Err(unusable(problem));
+        }
+    }
     let Some(bos) = source.tokenizer.bos() else { return Ok(content) };
     let Some(token) = inner.id_to_token(bos) else { return Ok(content) };
     let encoding = inner.encode("a", true).map_err(|error| unusable(error.to_string()))?;
