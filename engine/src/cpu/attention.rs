@@ -176,10 +176,10 @@ fn tile<const M: usize, const N: usize>(k: usize, a: Strided, b: Strided, c: &mu
     let mut sums: [[f32; N]; M] = std::array::from_fn(|i| std::array::from_fn(|l| c[i * ldc + j + l]));
     for p in 0..k {
         let b: &[f32] = &b.data[p * b.row_stride + j..][..N];
-        for i in 0..M {
+        for (i, sums) in sums.iter_mut().enumerate() {
             let a = a.data[i * a.row_stride + p];
-            for l in 0..N {
-                sums[i][l] = a.mul_add(b[l], sums[i][l]);
+            for (sum, &b) in sums.iter_mut().zip(b) {
+                *sum = a.mul_add(b, *sum);
             }
         }
     }
