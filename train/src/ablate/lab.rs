@@ -27,7 +27,7 @@ use crate::{Error, Result};
 const VERSION: u32 = 1;
 /// As in the recipe's sources.
 const TEMPLATE: &str = "vicuna_v1_nosys";
-/// Documents of the alignment probe.
+/// Most documents of the alignment probe.
 const PROBED: usize = 64;
 /// Points of a stage's loss curve.
 const LOSSES: usize = 50;
@@ -152,7 +152,7 @@ impl<'a> Lab<'a> {
     /// Every cell is probed on the same documents as they are, whatever it was trained on.
     fn alignment(&self, vila: &Vila, chain: &Chain, world: &World) -> Result<Vec<Alignment>> {
         let shard = ShardReader::open(world.shard("interleaved", &chain.recipe.sources["interleaved"])?)?;
-        probe(vila, &shard, &ProbeOptions { documents: PROBED, ..ProbeOptions::default() })
+        probe(vila, &shard, &ProbeOptions { documents: PROBED.min(self.options.questions), ..ProbeOptions::default() })
     }
 }
 
