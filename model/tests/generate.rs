@@ -39,7 +39,7 @@ fn random_document(vila: &Vila, random: &mut Stream, longest: usize) -> (Vec<u32
     for number in 0..random.below(4) {
         let at = random.below(tokens.len() + 1);
         tokens.insert(at, NO_ROW);
-        pixels.extend(vila.processor.load(&image(number)).expect("image"));
+        pixels.extend(vila.processor.load(image(number)).expect("image"));
     }
     (tokens, pixels)
 }

@@ -49,7 +49,7 @@ impl Chain {
         recipe.sources.clear();
         for name in recipe.stage[0].data.keys() {
             let spec = &self.recipe.sources[name];
-            let shard = Some(world.from_stage(&world.shard(name, spec)?));
+            let shard = Some(world.two_levels_up(&world.shard(name, spec)?));
             recipe.sources.insert(name.clone(), SourceSpec { shard, hold_out: spec.hold_out, ..SourceSpec::default() });
         }
         let below = |path: PathBuf| Path::new("../..").join(path);

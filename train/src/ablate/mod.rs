@@ -159,7 +159,7 @@ fn run_all(
     Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
-fn take<'a, T: Copy>(next: &AtomicUsize, work: &'a [T]) -> Option<(usize, T)> {
+fn take<T: Copy>(next: &AtomicUsize, work: &[T]) -> Option<(usize, T)> {
     let index = next.fetch_add(1, Ordering::Relaxed);
     work.get(index).map(|item| (index, *item))
 }

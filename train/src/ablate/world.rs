@@ -67,7 +67,7 @@ impl World {
     }
 
     /// `path` of this folder as seen from a folder two levels below it.
-    pub(super) fn from_stage(&self, path: &Path) -> PathBuf {
+    pub(super) fn two_levels_up(&self, path: &Path) -> PathBuf {
         Path::new("../..").join(path.strip_prefix(&self.dir).unwrap_or(path))
     }
 }
