@@ -386,7 +386,7 @@ fn a_run_with_adapters_and_experts_continues_bit_for_bit_from_every_checkpoint()
 }
 
 fn load(dir: &Path) -> Vila {
-    Vila::load(dir, Arc::new(CpuBackend::fast())).expect("load")
+    Vila::load_in_memory(dir, Arc::new(CpuBackend::fast())).expect("load")
 }
 
 fn hidden(vila: &Vila) -> Vec<f32> {
@@ -438,6 +438,11 @@ fn adapters_of_a_run_are_kept_or_merged() {
     assert_eq!((of_adapter.0, &of_adapter), (Some(0), &of_merged));
     let (code, said) = vila(&merge);
     assert!(code == Some(1) && said.contains("is there already"), "{said}");
+    for (model, part) in [(at("again"), "vila lora merge"), (made.clone(), "visual expert")] {
+        let to = dir.join("converted");
+        let (code, said) = vila(&["convert", "--from", text(&model), "--to", text(&to), "--layout", "llava"]);
+        assert!(code == Some(1) && said.contains(part) && !to.exists(), "{said}");
+    }
     // The weights of another time are another base.
     let error = load(&at("adapt")).merge_adapter(&at("again").join("lora")).expect_err("another base").to_string();
     assert!(error.contains("made for other weights"), "{error}");

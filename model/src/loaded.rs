@@ -79,6 +79,11 @@ impl Vila {
         Self::open(dir, backend, |checkpoint, backend, specs| checkpoint.mapped_store(backend, specs))
     }
 
+    /// Loads a directory as [`Vila::load`] does, with all weights in the device's memory in f32, where they may be changed.
+    pub fn load_in_memory(dir: &Path, backend: Arc<dyn Backend>) -> Result<Self> {
+        Self::load_with(dir, backend, DType::F32, |_| false)
+    }
+
     /// Loads with weights of type `dtype`; those parameters that `trains` accepts get gradients.
     pub fn load_with(
         dir: &Path,

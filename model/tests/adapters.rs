@@ -11,7 +11,7 @@ use vila_engine::CpuBackend;
 use vila_model::{Error, Result, Vila, score};
 
 fn load(dir: &Path) -> Vila {
-    Vila::load(dir, Arc::new(CpuBackend::fast())).expect("load")
+    Vila::load_in_memory(dir, Arc::new(CpuBackend::fast())).expect("load")
 }
 
 fn adapters() -> PathBuf {

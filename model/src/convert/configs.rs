@@ -15,6 +15,15 @@ pub(super) fn check(source: &Source, to: Layout) -> Result<()> {
     let refuse = |field: &str, problem: String| {
         Err(Error::Config { path: source.dir.join("config.json"), field: field.into(), problem })
     };
+    if source.config.lora.is_some() {
+        let problem =
+            "the checkpoint has adapters beside its weights; merge them first: vila lora merge --model DIR --to DIR";
+        return refuse("lora", problem.into());
+    }
+    if source.config.expert.is_some() {
+        let problem = "no layout but the folder as it is has a visual expert; copy the folder, or train without one";
+        return refuse("visual_expert", problem.into());
+    }
     let name = projector.kind.name();
     match (to, projector.kind) {
         (Layout::LlavaHf, ProjectorKind::Mlp { depth: 2 }) | (Layout::Vila, _) => {}

@@ -201,25 +201,30 @@ pub fn merge(backend: &dyn Backend, config: &VilaConfig, store: &ParamStore, see
 }
 
 impl Vila {
+    fn check_in_memory(&self) -> Result<()> {
+        if self.store.ids().any(|id| self.store.is_mapped(id)) {
+            let problem = "adapters change weights, which stay in their files; use `Vila::load_in_memory`";
+            return Err(Error::Input(problem.into()));
+        }
+        Ok(())
+    }
+
     /// Adds a folder's adapter to the weights, see [`Adapter::merge`].
     ///
     /// # Errors
     /// Those of [`Adapter::open`] and [`Adapter::merge`]; [`Error::Input`] for a model whose weights stay in their files
-    /// ([`Vila::load`]): load it with [`Vila::load_with`].
+    /// ([`Vila::load`]): use [`Vila::load_in_memory`].
     pub fn merge_adapter(&self, dir: &Path) -> Result<()> {
-        if self.store.ids().any(|id| self.store.is_mapped(id)) {
-            return Err(Error::Input(
-                "adapters change weights, which stay in their files; use `Vila::load_with`".into(),
-            ));
-        }
+        self.check_in_memory()?;
         Adapter::open(dir)?.merge(self.backend(), &self.store)
     }
 
     /// Adds the checkpoint's own adapters to the weights; what is saved has none.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Those of the device; [`Error::Input`] as for [`Vila::merge_adapter`].
     pub fn merge_own_adapters(&mut self) -> Result<()> {
+        self.check_in_memory()?;
         merge(&*self.backend, &self.config, &self.store, 0)?;
         self.config.lora = None;
         Ok(())

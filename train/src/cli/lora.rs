@@ -30,7 +30,7 @@ pub(super) struct MergeArguments {
 
 pub(super) fn run(command: LoraCommand) -> Result<Outcome, Failure> {
     let LoraCommand::Merge(arguments) = command;
-    let mut vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
+    let mut vila = Vila::load_in_memory(&arguments.model, device(arguments.device.as_deref())?)?;
     if vila.config.lora.is_none() && arguments.adapter.is_none() {
         let problem = "has no adapters of its own; name one with --adapter";
         return Err(format!("{}: {problem}", arguments.model.display()).into());

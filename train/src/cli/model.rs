@@ -1,7 +1,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use vila_engine::DType;
 use vila_model::Vila;
 
 use super::{Failure, device};
@@ -24,8 +23,7 @@ impl ModelArguments {
     pub(super) fn load(&self) -> Result<Vila, Failure> {
         let device = device(self.device.as_deref())?;
         let Some(adapter) = &self.adapter else { return Ok(Vila::load(&self.model, device)?) };
-        // Into memory, because the weights change.
-        let vila = Vila::load_with(&self.model, device, DType::F32, |_| false)?;
+        let vila = Vila::load_in_memory(&self.model, device)?;
         vila.merge_adapter(adapter)?;
         Ok(vila)
     }
