@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use vila_engine::{Backend, DType};
+use vila_engine::Backend;
 use vila_model::Vila;
 
 use super::AblateOptions;
@@ -130,7 +130,7 @@ impl<'a> Lab<'a> {
             _ => return Ok(None),
         };
         // In memory: weights that are read where the files lie are slower to compute with.
-        let vila = Vila::load_with(checkpoint, Arc::clone(backend), DType::F32, |_| false)?;
+        let vila = Vila::load_in_memory(checkpoint, Arc::clone(backend))?;
         let examiner = Examiner { lab: self, vila: &vila, world, template: template()? };
         let mut metrics = BTreeMap::new();
         for (metric, task) in [("text", "text_arithmetic"), ("facts", "facts")].iter().chain(asked) {
