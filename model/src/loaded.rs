@@ -34,6 +34,9 @@ pub struct Vila {
     pub(crate) backend: Arc<dyn Backend>,
 }
 
+/// Weights in f32 that are worth their memory, because computing with them there is faster.
+const IN_MEMORY: usize = 1 << 30;
+
 /// The parts of a model that has not been trained as a whole yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
@@ -71,11 +74,21 @@ fn check_size(processor: &ImageProcessor, config: &VilaConfig, path: PathBuf) ->
 }
 
 impl Vila {
-    /// Loads a directory of a known layout onto a device, frozen, for f32 activations.
-    ///
-    /// A device that can read them there computes with matrices where they lie in the mapped files, in the files' type, so
-    /// that opening a model takes no memory; others get f32 copies.
+    /// Loads a directory of a known layout onto a device, frozen, for f32 activations: as [`Vila::load_in_memory`] if the
+    /// weights take a gibibyte at most, else as [`Vila::load_mapped`].
     pub fn load(dir: &Path, backend: Arc<dyn Backend>) -> Result<Self> {
+        Self::open(dir, backend, |checkpoint, backend, specs| {
+            let bytes = specs.iter().map(|spec| size_of::<f32>() * spec.len()).sum::<usize>();
+            if bytes > IN_MEMORY {
+                return checkpoint.mapped_store(backend, specs);
+            }
+            Ok(ParamStore::unset(backend, specs, DType::F32, |_| false)?)
+        })
+    }
+
+    /// Loads a directory so that opening it takes no memory: a device that can read them there computes with matrices where
+    /// they lie in the mapped files, in the files' type. Others get f32 copies.
+    pub fn load_mapped(dir: &Path, backend: Arc<dyn Backend>) -> Result<Self> {
         Self::open(dir, backend, |checkpoint, backend, specs| checkpoint.mapped_store(backend, specs))
     }
 

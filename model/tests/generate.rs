@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::{fixtures, layouts};
 use vila_autograd::Tape;
 use vila_engine::philox::Stream;
-use vila_engine::{Backend, CpuBackend, DType, NO_ROW};
+use vila_engine::{Backend, CpuBackend, NO_ROW};
 use vila_model::{
     Document, FinishReason, GenerateOptions, Generation, Generator, Images, PackedBatch, Parts, Prompt, Vila, generate,
 };
@@ -18,12 +18,12 @@ fn backend() -> Arc<dyn Backend> {
 }
 
 fn mapped() -> Vila {
-    Vila::load(&layouts().join("vila"), backend()).expect("load")
+    Vila::load_mapped(&layouts().join("vila"), backend()).expect("load")
 }
 
 /// The same model with weights in memory, as in training.
 fn in_memory() -> Vila {
-    Vila::load_with(&layouts().join("vila"), backend(), DType::F32, |_| false).expect("load")
+    Vila::load(&layouts().join("vila"), backend()).expect("load")
 }
 
 fn image(number: usize) -> PathBuf {

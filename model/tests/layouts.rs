@@ -41,22 +41,27 @@ fn compare(dir: &Path, layout: Layout) -> Vec<Vec<f64>> {
     compare_with(dir, layout, &read_json(&layouts().join("results.json")))
 }
 
+/// With weights in memory, then where they lie in the files.
 fn compare_with(dir: &Path, layout: Layout, golden: &Value) -> Vec<Vec<f64>> {
-    let vila = load(dir);
-    assert_eq!(vila.layout, layout);
+    let mapped = Vila::load_mapped(dir, Arc::new(CpuBackend::fast())).expect("load");
+    assert_eq!(mapped.layout, layout);
+    [load(dir), mapped].iter().flat_map(|vila| compare_model(vila, dir, golden)).collect()
+}
+
+fn compare_model(vila: &Vila, dir: &Path, golden: &Value) -> Vec<Vec<f64>> {
     let mut scores = Vec::new();
     for row in golden.as_array().expect("rows") {
         let prompt = row["prompt"].as_str().expect("prompt");
         let image = |name: &Value| Some(fixtures().join("images").join(name.as_str()?));
         let images: Vec<PathBuf> = list(&row["images"], image);
-        let got = score(&vila, prompt, row["continuation"].as_str().expect("continuation"), &images).expect("score");
+        let got = score(vila, prompt, row["continuation"].as_str().expect("continuation"), &images).expect("score");
         assert_eq!(got.tokens, list(&row["tokens"], id));
         for (got, want) in got.token_logprobs.iter().zip(list(&row["token_logprobs"], Value::as_f64)) {
             assert!((got - want).abs() <= 1e-4, "{}: {got}, golden {want}", dir.display());
         }
         let want = list(&row["new_ids"], id);
         let options = GenerateOptions { max_new_tokens: want.len(), ..GenerateOptions::default() };
-        let made = generate(&vila, prompt, &images, &options).expect("generate").ids;
+        let made = generate(vila, prompt, &images, &options).expect("generate").ids;
         // Goldens end where the choice is close, and some keep the token that ends a text.
         let ends = |id: &u32| vila.config.llm.eos.contains(id);
         let want = want.split_last().filter(|(last, _)| ends(last)).map_or(&want[..], |(_, rest)| rest);

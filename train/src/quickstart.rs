@@ -122,7 +122,7 @@ fn write_world(options: &QuickstartOptions) -> Result<PathBuf> {
 
 /// Answers every question file from the checkpoints that the stages left.
 fn evaluate(options: &QuickstartOptions, questions: &Path, backend: &Arc<dyn Backend>) -> Result<(Value, Vec<Answer>)> {
-    let load = |stage: &str| Vila::load_in_memory(&options.out.join("checkpoints").join(stage), Arc::clone(backend));
+    let load = |stage: &str| Vila::load(&options.out.join("checkpoints").join(stage), Arc::clone(backend));
     let template = Template::named(TEMPLATE).map_err(|error| Error::Data(error.to_string()))?;
     let read = |task: &str| read_questions(&questions.join(format!("{task}.jsonl")));
     let answers = |vila: &Vila, task: &str| {

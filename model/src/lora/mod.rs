@@ -213,7 +213,7 @@ impl Vila {
     ///
     /// # Errors
     /// Those of [`Adapter::open`] and [`Adapter::merge`]; [`Error::Input`] for a model whose weights stay in their files
-    /// ([`Vila::load`]): use [`Vila::load_in_memory`].
+    /// ([`Vila::load_mapped`]): use [`Vila::load_in_memory`].
     pub fn merge_adapter(&self, dir: &Path) -> Result<()> {
         self.check_in_memory()?;
         Adapter::open(dir)?.merge(self.backend(), &self.store)

@@ -208,10 +208,17 @@ impl Template {
         rendered.trained.push(start..rendered.text.len());
     }
 
+    /// A question as it is shown.
+    fn with_tags<'a>(&self, question: &'a str) -> Cow<'a, str> {
+        match self.row.tagged {
+            true => question.replace(IMAGE_MARK, &format!("<Image>{IMAGE_MARK}</Image>")).into(),
+            false => question.into(),
+        }
+    }
+
     /// Everything of exchange `index` up to where the answer (or the space before it) begins.
     fn opening(&self, index: usize, question: &str) -> String {
-        let tagged = self.row.tagged.then(|| question.replace(IMAGE_MARK, &format!("<Image>{IMAGE_MARK}</Image>")));
-        let (first, question, system) = (index == 0, tagged.as_deref().unwrap_or(question), &*self.system);
+        let (first, question, system) = (index == 0, self.with_tags(question), &*self.system);
         // An empty system prompt has no turn, but leaves its separator in the styles without headers, as in training.
         let before = |text: String| if first { text } else { String::new() };
         let turn = |text: String| if first && !system.is_empty() { text } else { String::new() };
@@ -245,7 +252,7 @@ impl Template {
         for Exchange { question, answer } in exchanges {
             let start = rendered.text.len();
             rendered.trained.push(start..start + CUE.trim_end().len());
-            rendered.text += &format!("{CUE}Human: {question}\n");
+            rendered.text += &format!("{CUE}Human: {}\n", self.with_tags(question));
             let start = rendered.text.len();
             rendered.text += &format!("{CUE}Assistant: {answer}\n");
             rendered.trained.push(start..rendered.text.len());

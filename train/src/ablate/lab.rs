@@ -129,8 +129,7 @@ impl<'a> Lab<'a> {
             "sft" => (&["text_naming", "naming_0", "naming_4"], &ASKED),
             _ => return Ok(None),
         };
-        // In memory: weights that are read where the files lie are slower to compute with.
-        let vila = Vila::load_in_memory(checkpoint, Arc::clone(backend))?;
+        let vila = Vila::load(checkpoint, Arc::clone(backend))?;
         let examiner = Examiner { lab: self, vila: &vila, world, template: template()? };
         let mut metrics = BTreeMap::new();
         for (metric, task) in [("text", "text_arithmetic"), ("facts", "facts")].iter().chain(asked) {
