@@ -309,3 +309,13 @@ fn unsupported_configurations_name_file_and_field() {
     let error = ImageProcessor::from_file("nowhere/preprocessor_config.json").unwrap_err();
     assert!(matches!(error, ProcessorError::Read { .. }));
 }
+
+#[test]
+fn a_line_of_pixels_is_not_padded_to_a_canvas_beyond_the_limit() {
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(2, 15_000).write_to(&mut png, image::ImageFormat::Png).expect("png");
+    let processor = ImageProcessor::clip(28);
+    let padded = processor.clone().with_mode(GeometryMode::Pad).decode_and_process(png.get_ref(), "line.png");
+    assert!(matches!(padded, Err(ImageError::TooLarge { width: 15_000, height: 15_000, .. })), "{padded:?}");
+    assert!(processor.decode_and_process(png.get_ref(), "line.png").is_ok());
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::RgbImage;
 use serde_json::Value;
 
-use super::decode::decode;
+use super::decode::{MAX_PIXELS, decode};
 use super::error::{ImageError, ProcessorError};
 use super::geometry::{GeometryMode, centre_crop, pad_to_square, shortest_edge_size};
 use super::processor_config;
@@ -199,9 +199,15 @@ impl ImageProcessor {
     /// Decodes an encoded image and processes it; `name` appears in errors.
     ///
     /// # Errors
-    /// As [`decode`].
+    /// As [`decode`]; [`ImageError::TooLarge`] also for a picture whose canvas in [`GeometryMode::Pad`] would exceed
+    /// [`MAX_PIXELS`], as that of a line of pixels does.
     pub fn decode_and_process(&self, bytes: &[u8], name: &str) -> Result<Vec<f32>, ImageError> {
-        Ok(self.process(&decode(bytes, name)?))
+        let picture = decode(bytes, name)?;
+        let side = u64::from(picture.width().max(picture.height()));
+        if self.mode == GeometryMode::Pad && side * side > MAX_PIXELS {
+            return Err(ImageError::TooLarge { name: name.into(), width: side, height: side, limit: MAX_PIXELS });
+        }
+        Ok(self.process(&picture))
     }
 
     /// Reads, decodes and processes an image file.
