@@ -83,6 +83,7 @@ struct HeadForward<'a> {
     causal: bool,
 }
 
+#[inline(always)]
 fn skip_rows(block: Strided<'_>, rows: usize) -> Strided<'_> {
     Strided { data: &block.data[rows * block.row_stride..], ..block }
 }
@@ -106,10 +107,11 @@ impl HeadForward<'_> {
             for key in (0..limit).step_by(KEY_BLOCK) {
                 let cols = KEY_BLOCK.min(limit - key);
                 transpose(skip_rows(self.k, key), cols, d, self.scale, &mut keys);
+                scores[..rows * KEY_BLOCK].fill(0.0);
+                let (q, k) = (skip_rows(self.q, first), Strided::rows(&keys, KEY_BLOCK));
+                let dims = (rows, cols.next_multiple_of(TILE_COLS), d);
+                cpu.arch.dispatch(AddProduct { dims, a: q, b: k, c: &mut scores, ldc: KEY_BLOCK });
                 cpu.arch.dispatch(|| {
-                    scores[..rows * KEY_BLOCK].fill(0.0);
-                    let (q, k) = (skip_rows(self.q, first), Strided::rows(&keys, KEY_BLOCK));
-                    add_product((rows, cols.next_multiple_of(TILE_COLS), d), q, k, &mut scores, KEY_BLOCK);
                     for i in 0..rows {
                         let seen = visible(self.causal, self.queries, self.keys, first + i).saturating_sub(key);
                         let row = &mut scores[i * KEY_BLOCK..][..cols];
@@ -118,8 +120,9 @@ impl HeadForward<'_> {
                             o[i * d..(i + 1) * d].iter_mut().for_each(|o| *o *= correction);
                         }
                     }
-                    add_product((rows, d, cols), Strided::rows(&scores, KEY_BLOCK), skip_rows(self.v, key), o, d);
                 });
+                let (p, v) = (Strided::rows(&scores, KEY_BLOCK), skip_rows(self.v, key));
+                cpu.arch.dispatch(AddProduct { dims: (rows, d, cols), a: p, b: v, c: o, ldc: d });
             }
             for i in 0..rows {
                 if total[i] > 0.0 {
@@ -147,15 +150,29 @@ fn transpose(block: Strided, rows: usize, columns: usize, scale: f32, transposed
 }
 
 /// `c += a b` for `dims` `(m, n, k)` and matrices with unit column stride; each element adds its terms one by one, in order.
-#[inline(always)]
-fn add_product((m, n, k): (usize, usize, usize), a: Strided, b: Strided, c: &mut [f32], ldc: usize) {
-    for i in (0..m).step_by(TILE_ROWS) {
-        let (a, c) = (skip_rows(a, i), &mut c[i * ldc..]);
-        match m - i {
-            1 => row_tiles::<1>((n, k), a, b, c, ldc),
-            2 => row_tiles::<2>((n, k), a, b, c, ldc),
-            3 => row_tiles::<3>((n, k), a, b, c, ldc),
-            _ => row_tiles::<TILE_ROWS>((n, k), a, b, c, ldc),
+struct AddProduct<'a> {
+    dims: (usize, usize, usize),
+    a: Strided<'a>,
+    b: Strided<'a>,
+    c: &'a mut [f32],
+    ldc: usize,
+}
+
+impl pulp::WithSimd for AddProduct<'_> {
+    type Output = ();
+
+    // A closure of this size would not be inlined, and so not be vectorised; a fused multiply-add would be a call.
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let AddProduct { dims: (m, n, k), a, b, c, ldc } = self;
+        for i in (0..m).step_by(TILE_ROWS) {
+            let (a, c) = (skip_rows(a, i), &mut c[i * ldc..]);
+            match m - i {
+                1 => row_tiles::<1>((n, k), a, b, c, ldc),
+                2 => row_tiles::<2>((n, k), a, b, c, ldc),
+                3 => row_tiles::<3>((n, k), a, b, c, ldc),
+                _ => row_tiles::<TILE_ROWS>((n, k), a, b, c, ldc),
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::cpu::matrix::load_indices;
 use crate::cpu::{CpuBackend, math};
 use crate::ops::{GatherRows, Linear};
-use crate::{Element, NO_ROW, Result};
+use crate::{Element, NO_ROW, Read, Result};
 
 /// Rows of a weight that are widened together: small enough to stay in a core's cache while all of `x` passes.
 const PANEL: usize = 16;
@@ -45,39 +45,25 @@ impl Stored for f32 {
 
 /// Each element is one dot product in a fixed order, so rows do not depend on each other.
 pub fn linear<T: Stored>(cpu: &CpuBackend, args: &Linear) -> Result<()> {
+    if args.x.cols() == 0 {
+        return super::linear::reference(args);
+    }
     let (x, weight) = (args.x.read::<f32>()?, args.weight.read::<T>()?);
     let (rows, outputs, depth) = (args.x.rows(), args.weight.rows(), args.x.cols());
     let bias = args.bias.map(|bias| bias.read::<f32>()).transpose()?;
-    let bias = |output: usize| bias.as_ref().map_or(0.0, |bias| bias.slice()[output]);
     let panels: Vec<Vec<f32>> = (0..outputs.div_ceil(PANEL))
         .into_par_iter()
         .map_init(
             || vec![0.0; PANEL * depth],
             |wide, panel| {
                 let outputs = panel * PANEL..outputs.min((panel + 1) * PANEL);
+                let wide = &mut wide[..outputs.len() * depth];
+                for (wide, output) in wide.chunks_mut(depth).zip(outputs.clone()) {
+                    T::widen(weight.row(output), wide);
+                }
+                let bias = bias.as_ref().map_or(&[][..], |bias| &bias.slice()[outputs.clone()]);
                 let mut y = vec![0.0; rows * outputs.len()];
-                cpu.arch.dispatch(|| {
-                    let wide = wide.chunks_mut(depth.max(1)).take(outputs.len());
-                    let mut widened: Vec<&[f32]> = Vec::with_capacity(PANEL);
-                    for (wide, output) in wide.zip(outputs.clone()) {
-                        T::widen(weight.row(output), wide);
-                        widened.push(wide);
-                    }
-                    let mut write = |row: usize, j: usize, dot: f32| {
-                        y[row * outputs.len() + j] = dot + bias(outputs.start + j);
-                    };
-                    let groups = rows / GROUP * GROUP;
-                    for first in (0..groups).step_by(GROUP) {
-                        let group: [&[f32]; GROUP] = std::array::from_fn(|r| x.row(first + r));
-                        for (j, wide) in widened.iter().enumerate() {
-                            let dots = math::dots(group, wide);
-                            (0..GROUP).for_each(|r| write(first + r, j, dots[r]));
-                        }
-                    }
-                    for row in groups..rows {
-                        widened.iter().enumerate().for_each(|(j, wide)| write(row, j, math::dot(x.row(row), wide)));
-                    }
-                });
+                cpu.arch.dispatch(Products { x: &x, rows, wide, depth, bias, y: &mut y });
                 y
             },
         )
@@ -90,6 +76,51 @@ pub fn linear<T: Stored>(cpu: &CpuBackend, args: &Linear) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `y = x wideᵀ + bias` for one panel; no bias counts as zero.
+struct Products<'a> {
+    x: &'a Read<'a, f32>,
+    rows: usize,
+    wide: &'a [f32],
+    depth: usize,
+    bias: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl pulp::WithSimd for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let mut first = 0;
+        while first + GROUP <= self.rows {
+            let group: [&[f32]; GROUP] = std::array::from_fn(|r| self.x.row(first + r));
+            products(group, self.wide, self.depth, self.bias, &mut self.y[first * (self.wide.len() / self.depth)..]);
+            first += GROUP;
+        }
+        for row in first..self.rows {
+            products(
+                [self.x.row(row)],
+                self.wide,
+                self.depth,
+                self.bias,
+                &mut self.y[row * (self.wide.len() / self.depth)..],
+            );
+        }
+    }
+}
+
+/// Products of a group of rows with a panel, `[R, panel]`.
+#[inline(always)]
+fn products<const R: usize>(rows: [&[f32]; R], wide: &[f32], depth: usize, bias: &[f32], y: &mut [f32]) {
+    let outputs = wide.len() / depth;
+    for (j, wide) in wide.chunks_exact(depth).enumerate() {
+        let bias = bias.get(j).copied().unwrap_or(0.0);
+        for (r, dot) in math::fused_dots(rows, wide).into_iter().enumerate() {
+            y[r * outputs + j] = dot + bias;
+        }
+    }
 }
 
 pub fn gather_rows<T: Stored>(args: &GatherRows) -> Result<()> {

@@ -78,13 +78,23 @@ fn fold(lanes: [f32; LANES]) -> f32 {
 
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dots([a], b)[0]
+    let mut lanes = [0.0; LANES];
+    let (a_lanes, b_lanes) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a_lanes.remainder().iter().zip(b_lanes.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a_lanes.zip(b_lanes) {
+        for i in 0..LANES {
+            lanes[i] += x[i] * y[i];
+        }
+    }
+    fold(lanes) + rest
 }
 
-/// Products of several vectors with one; each has the bits that [`dot`] gives it. Call it where the processor's fused
-/// multiply-add is enabled ([`pulp::Arch::dispatch`]): without, it is a slow function.
+/// Products of several vectors with one, each with the same bits whatever the others are.
+///
+/// Only for code that is sure to be inlined where fused multiply-add is enabled ([`pulp::WithSimd`]): elsewhere it is a slow
+/// function.
 #[inline(always)]
-pub fn dots<const R: usize>(rows: [&[f32]; R], b: &[f32]) -> [f32; R] {
+pub fn fused_dots<const R: usize>(rows: [&[f32]; R], b: &[f32]) -> [f32; R] {
     let whole = b.len() / LANES * LANES;
     let rows = rows.map(|row| row.split_at(whole));
     let (b, b_rest) = b.split_at(whole);
