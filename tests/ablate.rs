@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 use vila_engine::{Backend, CpuBackend};
+use vila_model::config::Layout;
+use vila_model::weights::Checkpoint;
 use vila_train::Error;
 use vila_train::ablate::{AblateOptions, Ablated, FINDINGS, Verdict, ablate};
 use vila_train::toy::CorpusOptions;
@@ -131,6 +133,31 @@ fn a_grid_shares_stages_resumes_cells_and_reports() {
     options.corpus.text = 41;
     let refused = run(&options).err().expect("other corpora").to_string();
     assert!(refused.contains("seed-5: holds other corpora; choose another --out"), "{refused}");
+}
+
+/// Stages that see no image run once, whatever tower and projector a cell has.
+#[test]
+fn cells_with_other_towers_and_projectors_share_the_text() {
+    let out = scratch("ablate-text");
+    let cells = vec!["base".into(), "mlp2x-gelu".into(), "low-resolution".into()];
+    let options = AblateOptions { cells, quick: true, ..options(out.clone()) };
+    let done = run(&options).expect("grid");
+    let stages = names(&out.join("seed-5/stages"));
+    let kinds: Vec<&str> = stages.iter().filter_map(|name| name.split('-').next()).collect();
+    let expected = ["align", "align", "align", "games", "pretrain", "pretrain", "sft", "sft", "sft", "text"];
+    assert_eq!(kinds, expected);
+    let weights = |cell: usize, stage: usize| {
+        let stage = &done.results[cell].stages[stage];
+        let dir = out.join("seed-5/stages").join(format!("{}-{}", stage.name, &stage.key[..12]));
+        Checkpoint::open(&dir.join("checkpoints").join(&stage.name), Layout::Vila).expect("checkpoint")
+    };
+    let text = weights(0, 1);
+    for cell in 0..3 {
+        let align = weights(cell, 2);
+        for (name, ..) in text.tensors().filter(|(name, ..)| name.starts_with("llm.")) {
+            assert_eq!(align.raw(name).expect("tensor").data, text.raw(name).expect("tensor").data, "{cell}: {name}");
+        }
+    }
 }
 
 fn key_of(done: &Ablated, cell: &str) -> String {

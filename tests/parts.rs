@@ -109,6 +109,44 @@ fn a_run_starts_from_a_llama_and_a_tower() {
 }
 
 #[test]
+fn a_run_starts_from_a_llama_with_a_random_tower() {
+    let dir = scratch("parts-random");
+    decoder(&dir.join("llama"));
+    let path = write_recipe(&dir, Path::new("replaced"));
+    let text = std::fs::read_to_string(&path).expect("recipe");
+    let sizes = "vision = { family = \"siglip\", hidden_size = 16, intermediate_size = 32, layers = 1, heads = 2, \
+                 image_size = 8, patch_size = 4, select_layer = -1 }";
+    let text =
+        text.replace("vision_from = \"replaced\"", sizes).replace("[\"projector\"]", "[\"vision\", \"projector\"]");
+    std::fs::write(&path, text).expect("recipe");
+    let recipe = Recipe::read(&path, &[]).expect("recipe");
+    let report = train(&recipe, &path, Arc::new(CpuBackend::fast()), &RunOptions::default()).expect("run");
+    let vila = Vila::load(&report.checkpoint, Arc::new(CpuBackend::fast())).expect("load");
+    assert_eq!((vila.config.vision.hidden_size, vila.config.tokens_per_image()), (16, 4));
+    let start = Checkpoint::open(&layouts().join("vila"), Layout::Vila).expect("open");
+    let made = Checkpoint::open(&report.checkpoint, Layout::Vila).expect("open");
+    let decoder: Vec<&str> = start.tensors().map(|(name, ..)| name).filter(|name| name.starts_with("llm.")).collect();
+    assert!(decoder.len() > 10);
+    for name in decoder {
+        let values = |checkpoint: &Checkpoint| to_f32(&checkpoint.raw(name).expect(name)).expect("floats");
+        assert_eq!(values(&made), values(&start), "{name}");
+    }
+    for set in ["model.vision_from=llama", "model.select_layer=-1", "model.vision.heads=3", "model.projector=identity"]
+    {
+        let recipe = Recipe::read(&path, &[set.to_string()]);
+        let refused =
+            recipe.and_then(|recipe| train(&recipe, &path, Arc::new(CpuBackend::fast()), &RunOptions::default()));
+        let said = refused.err().expect(set).to_string();
+        assert!(
+            ["`llm_from` and `vision` sizes", "heads must divide", "does not fit"]
+                .iter()
+                .any(|part| said.contains(part)),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn parts_that_contradict_or_are_not_there_are_refused() {
     let dir = scratch("parts-refused");
     decoder(&dir.join("llama"));

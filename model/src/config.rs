@@ -611,17 +611,24 @@ impl VilaConfig {
         Ok((config, layout))
     }
 
-    /// The configuration of a Hugging Face Llama and a CLIP or SigLIP (whole, or its vision model) with a projector
-    /// between them. No id of the vocabulary stands for an image unless its tokenizer has one.
-    ///
-    /// # Errors
-    /// As [`VilaConfig::read`].
-    pub fn of_parts(llm: &Path, tower: &Path, select_layer: i64, projector: ProjectorConfig) -> Result<Self> {
-        let mut decoder = LlamaConfig::from_fields(&Fields::read(&llm.join("config.json"))?)?;
+    /// The configuration of a Hugging Face Llama in a directory, with a vision tower and a projector. No id of the vocabulary
+    /// stands for an image unless its tokenizer has one.
+    pub(crate) fn of_parts(llm: &Path, vision: VisionConfig, projector: ProjectorConfig) -> Result<Self> {
+        let fields = Fields::read(&llm.join("config.json"))?;
+        let mut decoder = LlamaConfig::from_fields(&fields)?;
         decoder.read_generation(llm)?;
+        projector
+            .kind
+            .check(vision.hidden_size, decoder.hidden_size)
+            .map_err(|problem| fields.error("hidden_size", format!("does not fit the projector, which {problem}")))?;
+        Ok(VilaConfig { llm: decoder, vision, projector, image_token: None, aspect: None, lora: None, expert: None })
+    }
+
+    /// The configuration of the tower in a directory of a CLIP or SigLIP, whole or its vision model alone.
+    pub(crate) fn of_tower(tower: &Path, select_layer: i64) -> Result<VisionConfig> {
         let mut vision = VisionConfig::from_fields(&Fields::read(&tower.join("config.json"))?, select_layer, true)?;
         vision.drop_class = vision.has_class();
-        Ok(VilaConfig { llm: decoder, vision, projector, image_token: None, aspect: None, lora: None, expert: None })
+        Ok(vision)
     }
 
     fn read_layout(dir: &Path, root: &Fields) -> Result<(Self, Layout)> {

@@ -36,6 +36,6 @@ pub use generate::{
     FinishReason, GenerateOptions, Generation, Generator, Parts, Prompt, Token, TokenBatch, Tokens, generate,
     generate_ids,
 };
-pub use loaded::{Start, Vila};
+pub use loaded::{Start, StartTower, Vila};
 pub use score::{Score, score, score_all};
 pub use vila::VilaModel;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vila_autograd::{ParamSpec, ParamStore, Tape};
 use vila_engine::{Backend, DType};
 
-use crate::config::{Layout, ProjectorConfig};
+use crate::config::{Layout, ProjectorConfig, VisionConfig};
 use crate::generate::Parts;
 use crate::image::ImageProcessor;
 use crate::llava::{image_processor, tower_processor};
@@ -38,29 +38,50 @@ pub struct Vila {
 const IN_MEMORY: usize = 1 << 30;
 
 /// The parts of a model that has not been trained as a whole yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Start<'a> {
     /// Directory of a Hugging Face Llama.
     pub llm: &'a Path,
-    /// Directory of a CLIP or SigLIP, whole or its vision model alone.
-    pub tower: &'a Path,
+    /// Where the vision tower comes from.
+    pub tower: StartTower<'a>,
     /// The tokenizer's file, if it is not that of the decoder's directory.
     pub tokenizer: Option<&'a Path>,
-    /// Which hidden state of the tower becomes features.
-    pub select_layer: i64,
-    /// What lies between.
+    /// What lies between; its values are random.
     pub projector: ProjectorConfig,
-    /// Seed of the projector's values.
+    /// Seed of random values.
     pub seed: u64,
+}
+
+/// The vision tower of a model that has not been trained as a whole yet.
+#[derive(Clone, Debug)]
+pub enum StartTower<'a> {
+    /// Trained before.
+    Folder {
+        /// Directory of a CLIP or SigLIP, whole or its vision model alone.
+        dir: &'a Path,
+        /// Which hidden state becomes features.
+        select_layer: i64,
+    },
+    /// Of random values.
+    Random {
+        /// Its sizes.
+        config: VisionConfig,
+        /// How images become its pixels.
+        processor: ImageProcessor,
+    },
 }
 
 impl Start<'_> {
     /// The configuration; of the vocabulary, only its size is known.
     ///
     /// # Errors
-    /// As [`VilaConfig::of_parts`].
+    /// As [`VilaConfig::read`]; also a projector that does not fit.
     pub fn config(&self) -> Result<VilaConfig> {
-        VilaConfig::of_parts(self.llm, self.tower, self.select_layer, self.projector)
+        let vision = match &self.tower {
+            StartTower::Folder { dir, select_layer } => VilaConfig::of_tower(dir, *select_layer)?,
+            StartTower::Random { config, .. } => config.clone(),
+        };
+        VilaConfig::of_parts(self.llm, vision, self.projector)
     }
 }
 
@@ -124,7 +145,7 @@ impl Vila {
         Self::bind(dir, layout, config, (tokenizer, processor), (store, extras), backend)
     }
 
-    /// Puts a model together from directories of its parts; the projector has random values.
+    /// Puts a model together from its parts.
     ///
     /// # Errors
     /// As [`Vila::load_with`].
@@ -137,10 +158,20 @@ impl Vila {
         let mut config = start.config()?;
         let tokenizer = Tokenizer::from_file(start.tokenizer.unwrap_or(&start.llm.join("tokenizer.json")))?;
         config.image_token = tokenizer.image_token();
-        let (processor, path) = tower_processor(start.tower)?;
-        check_size(&processor, &config, path)?;
-        let (checkpoint, specs) = (Checkpoint::open_parts(start.llm, start.tower)?, VilaModel::specs(&config));
-        let random = |spec: &ParamSpec| spec.name.starts_with("mm_projector.");
+        let (tower, processor) = match &start.tower {
+            StartTower::Folder { dir, .. } => {
+                let (processor, path) = tower_processor(dir)?;
+                check_size(&processor, &config, path)?;
+                (Some(*dir), processor)
+            }
+            StartTower::Random { processor, .. } => (None, processor.clone()),
+        };
+        let (checkpoint, specs) = (Checkpoint::open_parts(start.llm, tower)?, VilaModel::specs(&config));
+        let random = |spec: &ParamSpec| match spec.name.split('.').next() {
+            Some("mm_projector") => true,
+            Some("vision_tower") => tower.is_none(),
+            _ => false,
+        };
         checkpoint.check(&specs.iter().filter(|spec| !random(spec)).cloned().collect::<Vec<_>>())?;
         let store = ParamStore::unset(&*backend, specs, dtype, trains)?;
         let random_ids = store.ids().filter(|&id| random(store.spec(id)));

@@ -22,7 +22,7 @@ pub struct Score {
 /// As [`crate::generate`]; [`Error::Input`] for a continuation without tokens or with an image.
 pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) -> Result<Score> {
     let (prompt, tokens) = (prompt_tokens(vila, prompt, images)?, continuation_tokens(vila, continuation)?);
-    let logits = predictions(vila, prompt, &tokens, images)?;
+    let logits = predictions(vila, prompt, &tokens, &load(vila, images)?)?;
     scored(tokens, &logits)
 }
 
@@ -33,14 +33,14 @@ pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) 
 pub fn score_all(vila: &Vila, prompt: &str, continuations: &[String], images: &[PathBuf]) -> Result<Vec<Score>> {
     let tokens: Vec<Vec<u32>> =
         continuations.iter().map(|text| continuation_tokens(vila, text)).collect::<Result<_>>()?;
-    let prompt = prompt_tokens(vila, prompt, images)?;
+    let (prompt, images) = (prompt_tokens(vila, prompt, images)?, load(vila, images)?);
     match tokens.first() {
         Some(first) if tokens.iter().all(|tokens| tokens.len() == 1) => {
-            let logits = predictions(vila, prompt, first, images)?;
+            let logits = predictions(vila, prompt, first, &images)?;
             tokens.into_iter().map(|tokens| scored(tokens, &logits)).collect()
         }
         _ => {
-            let each = |tokens: Vec<u32>| scored(tokens.clone(), &predictions(vila, prompt.clone(), &tokens, images)?);
+            let each = |tokens: Vec<u32>| scored(tokens.clone(), &predictions(vila, prompt.clone(), &tokens, &images)?);
             tokens.into_iter().map(each).collect()
         }
     }
@@ -64,12 +64,15 @@ fn continuation_tokens(vila: &Vila, continuation: &str) -> Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// Scores of the whole vocabulary for each token of a continuation, from the row before it.
-fn predictions(vila: &Vila, prompt: Vec<u32>, tokens: &[u32], images: &[PathBuf]) -> Result<Vec<Vec<f32>>> {
+fn load(vila: &Vila, images: &[PathBuf]) -> Result<Images> {
     let pixels = vila.load_images(images)?;
-    let images = if pixels.is_empty() { Images::None } else { Images::Pixels(pixels) };
+    Ok(if pixels.is_empty() { Images::None } else { Images::Pixels(pixels) })
+}
+
+/// Scores of the whole vocabulary for each token of a continuation, from the row before it.
+fn predictions(vila: &Vila, prompt: Vec<u32>, tokens: &[u32], images: &Images) -> Result<Vec<Vec<f32>>> {
     let document = Document::prompt([&prompt[..], tokens].concat());
-    let batch = PackedBatch::new(&[document], images, vila.config.tokens_per_image(), 1)?;
+    let batch = PackedBatch::new(&[document], images.clone(), vila.config.tokens_per_image(), 1)?;
     let mut tape = vila.tape();
     let hidden = vila.model.hidden(&mut tape, &batch)?;
     let rows = hidden.tensor().rows();

@@ -238,11 +238,13 @@ impl Checkpoint {
         backend.map(MappedBytes::new(owner, tensor.bytes.clone())?, dtype, rows, row_shape.iter().product())
     }
 
-    /// Opens a decoder's directory and a vision tower's; of a whole CLIP or SigLIP, only the vision model.
-    pub(crate) fn open_parts(llm: &Path, tower: &Path) -> Result<Self> {
+    /// Opens a decoder's directory and a vision tower's, if there is one; of a whole CLIP or SigLIP, only the vision model.
+    pub(crate) fn open_parts(llm: &Path, tower: Option<&Path>) -> Result<Self> {
         let mut checkpoint = Checkpoint { dir: llm.to_path_buf(), files: Vec::new(), entries: BTreeMap::new() };
         checkpoint.add_folder(llm, |name| Some(format!("llm.{name}")))?;
-        checkpoint.add_folder(tower, |name| Some(llava::tower_name(name)).filter(|name| llava::is_vision(name)))?;
+        if let Some(tower) = tower {
+            checkpoint.add_folder(tower, |name| Some(llava::tower_name(name)).filter(|name| llava::is_vision(name)))?;
+        }
         Ok(checkpoint)
     }
 

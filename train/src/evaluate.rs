@@ -6,8 +6,9 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use vila_model::{GenerateOptions, Score, Vila, generate, score_all};
 
+use crate::Result;
 use crate::data::template::Template;
-use crate::{Error, Result};
+use crate::json_lines::read_lines;
 
 /// One question.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,18 +37,11 @@ pub struct Question {
 
 /// Reads a question file; image paths become relative to the working directory.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(index, line)| {
-            let mut question: Question = serde_json::from_str(line)
-                .map_err(|error| Error::Data(format!("{} line {}: {error}", path.display(), index + 1)))?;
-            question.images.iter_mut().for_each(|image| *image = folder.join(&image));
-            Ok(question)
-        })
-        .collect()
+    let mut questions: Vec<Question> = read_lines(path)?.into_iter().map(|(_, question)| question).collect();
+    let images = questions.iter_mut().flat_map(|question| &mut question.images);
+    images.for_each(|image| *image = folder.join(&image));
+    Ok(questions)
 }
 
 /// A question and what the model said.

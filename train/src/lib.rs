@@ -12,6 +12,7 @@ pub mod evaluation;
 pub mod faults;
 #[cfg(feature = "cuda")]
 pub mod gemm_table;
+mod json_lines;
 pub mod loader;
 pub mod metrics;
 pub mod optimizer;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::whole_file::write_whole;
 use crate::{Error, Result, faults};
 
 /// The deterministic part of a line.
@@ -123,7 +124,5 @@ pub(crate) fn keep_lines(path: &Path, keep: impl Fn(&serde_json::Value) -> bool)
             kept.push('\n');
         }
     }
-    let next = path.with_extension("next");
-    std::fs::write(&next, kept).map_err(Error::io(&next))?;
-    std::fs::rename(&next, path).map_err(Error::io(path))
+    write_whole(path, kept.as_bytes())
 }

@@ -93,20 +93,15 @@ impl pulp::WithSimd for Products<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
-        let mut first = 0;
-        while first + GROUP <= self.rows {
-            let group: [&[f32]; GROUP] = std::array::from_fn(|r| self.x.row(first + r));
-            products(group, self.wide, self.depth, self.bias, &mut self.y[first * (self.wide.len() / self.depth)..]);
-            first += GROUP;
+        let Products { x, rows, wide, depth, bias, y } = self;
+        let outputs = wide.len() / depth;
+        let grouped = rows / GROUP * GROUP;
+        for first in (0..grouped).step_by(GROUP) {
+            let group: [&[f32]; GROUP] = std::array::from_fn(|r| x.row(first + r));
+            products(group, wide, depth, bias, &mut y[first * outputs..]);
         }
-        for row in first..self.rows {
-            products(
-                [self.x.row(row)],
-                self.wide,
-                self.depth,
-                self.bias,
-                &mut self.y[row * (self.wide.len() / self.depth)..],
-            );
+        for row in grouped..rows {
+            products([x.row(row)], wide, depth, bias, &mut y[row * outputs..]);
         }
     }
 }

@@ -8,7 +8,8 @@ use vila_model::template::Template;
 use vila_model::{GenerateOptions, Generation, Prompt, Vila};
 
 use super::model::ModelArguments;
-use super::{Failure, Outcome, Usage, print, print_json, read_json_lines};
+use super::{Failure, Outcome, Usage, print, print_json};
+use crate::json_lines::read_lines;
 
 /// How tokens are chosen and when an answer ends.
 #[derive(Args)]
@@ -124,7 +125,7 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
         }
         return Ok(Outcome::Done);
     };
-    let lines = read_json_lines::<PromptLine>(input)?;
+    let lines = read_lines::<PromptLine>(input)?;
     if arguments.batch == 0 {
         return Err(Usage("--batch must be positive".into()).into());
     }

@@ -25,7 +25,7 @@ mod train;
 mod tune;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -186,17 +186,6 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{value}\n"))
-}
-
-/// Values of a file of JSON lines, with their line numbers; blank lines are passed over.
-fn read_json_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let parse = |(index, line)| {
-        let value = serde_json::from_str(line);
-        Ok((index + 1, value.map_err(|error| format!("{} line {}: {error}", path.display(), index + 1))?))
-    };
-    lines.map(parse).collect()
 }
 
 fn shown(paths: &[PathBuf]) -> String {

@@ -5,7 +5,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::model::ModelArguments;
-use super::{Failure, Outcome, print_json, read_json_lines};
+use super::{Failure, Outcome, print_json};
+use crate::json_lines::read_lines;
+use crate::whole_file::write_whole;
 
 #[derive(Args)]
 pub(super) struct ScoreArguments {
@@ -29,7 +31,7 @@ struct ScoreLine {
 }
 
 pub(super) fn score(arguments: ScoreArguments) -> Result<Outcome, Failure> {
-    let lines = read_json_lines::<ScoreLine>(&arguments.input)?;
+    let lines = read_lines::<ScoreLine>(&arguments.input)?;
     let vila = arguments.model.load()?;
     let mut results = String::new();
     for (number, line) in lines {
@@ -47,10 +49,7 @@ pub(super) fn score(arguments: ScoreArguments) -> Result<Outcome, Failure> {
         }
     }
     if let Some(path) = arguments.output {
-        // Whole or not at all: an earlier file survives a line that fails.
-        let partial = path.with_extension("partial");
-        let written = std::fs::write(&partial, results).and_then(|()| std::fs::rename(&partial, &path));
-        written.map_err(|error| format!("{}: {error}", path.display()))?;
+        write_whole(&path, results.as_bytes())?;
     }
     Ok(Outcome::Done)
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::json_lines::parse_lines;
 use crate::{Error, Result};
 
 /// One object of a file.
@@ -133,15 +134,9 @@ pub fn read_records(path: &Path, lists: &[&str]) -> Result<Vec<Record>> {
                 None => Ok(vec![whole]),
             }
         }
-        _ => text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty())
-            .map(|(index, line)| {
-                let place = format!("{name} line {}", index + 1);
-                let value = serde_json::from_str(line).map_err(|error| Error::Data(format!("{place}: {error}")))?;
-                Record::new(place, value)
-            })
+        _ => parse_lines(&text, path)?
+            .into_iter()
+            .map(|(number, value)| Record::new(format!("{name} line {number}"), value))
             .collect(),
     }
 }
@@ -253,14 +248,4 @@ pub fn files_in(path: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
-}
-
-/// Writes a file whole or not at all.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    // Ranks may write the same file at the same time.
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = PathBuf::from(partial);
-    std::fs::write(&partial, bytes).map_err(Error::io(&partial))?;
-    std::fs::rename(&partial, path).map_err(Error::io(path))
 }

@@ -11,11 +11,12 @@ use sha2::{Digest, Sha256};
 use vila_model::{GenerateOptions, Vila};
 
 use super::few_shot::{Arrangement, Choice, demonstrations, prompt};
-use super::files::{read_text, write_whole};
+use super::files::read_text;
 use super::metrics::Report;
 use super::tasks::{Answer, Item, Style, Task, TaskFiles, without_first_shot};
 use crate::data::template::Template;
 use crate::data::tokens::hex;
+use crate::whole_file::write_whole;
 use crate::{Error, Result};
 
 /// What answers questions.
@@ -55,9 +56,10 @@ impl Answerer for Vila {
         // Some tokenizers put the space before a word into its token, some add it to a text's first word by themselves.
         let (whole, alone) = (self.tokenizer.encode("Answer: A")?, self.tokenizer.encode("A")?);
         let space = if whole.ends_with(&alone) { "" } else { " " };
+        let letters = ["A", "B", "C", "D"].map(|letter| format!("{space}{letter}"));
         let mut logprobs = [0.0; 4];
-        for (logprob, letter) in logprobs.iter_mut().zip(["A", "B", "C", "D"]) {
-            *logprob = vila_model::score(self, prompt, &format!("{space}{letter}"), &[])?.logprob;
+        for (logprob, score) in logprobs.iter_mut().zip(vila_model::score_all(self, prompt, &letters, &[])?) {
+            *logprob = score.logprob;
         }
         Ok(logprobs)
     }

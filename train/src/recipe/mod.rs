@@ -11,10 +11,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vila_autograd::Recompute;
 use vila_engine::DType;
-use vila_engine::ops::{GeluKind, HeadShape};
-use vila_model::VilaConfig;
-use vila_model::config::{LlamaConfig, ProjectorConfig, VisionConfig, VisionFamily};
-use vila_model::image::ImageProcessor;
 
 use crate::{Error, Result};
 
@@ -65,7 +61,7 @@ pub struct Recipe {
 pub struct ModelSpec {
     /// A checkpoint directory to start from; excludes the other fields.
     pub from: Option<PathBuf>,
-    /// Directory of a Hugging Face Llama to start from, with a random projector.
+    /// Directory of a Hugging Face Llama to start from, with a random projector, and the tower of `vision_from` or `vision`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm_from: Option<PathBuf>,
     /// Directory of a CLIP or SigLIP to start from, with `llm_from`.
@@ -78,7 +74,7 @@ pub struct ModelSpec {
     pub tokenizer: Option<PathBuf>,
     /// Decoder sizes, for random weights.
     pub llm: Option<LlmSpec>,
-    /// Vision tower sizes, for random weights.
+    /// Vision tower sizes, for random weights; beside `llm` or `llm_from`.
     pub vision: Option<VisionSpec>,
     /// Projector type.
     pub projector: Option<String>,
@@ -639,91 +635,6 @@ impl Recipe {
         recipe.stage.iter_mut().for_each(|stage| stage.omit.clear());
         let json = serde_json::to_vec(&recipe).unwrap_or_default();
         crate::data::tokens::hex(&Sha256::digest(json))
-    }
-
-    /// The configuration and image processor of a model with random weights.
-    pub fn random_model(&self, path: &Path, vocab_size: usize, ids: TokenIds) -> Result<(VilaConfig, ImageProcessor)> {
-        let (Some(llm), Some(vision)) = (&self.model.llm, &self.model.vision) else {
-            return Err(Error::recipe(path, "`model.llm` and `model.vision` are missing"));
-        };
-        let kind = self.model.projector_kind(path)?;
-        kind.check(vision.hidden_size, llm.hidden_size)
-            .map_err(|problem| Error::recipe(path, format!("`model.projector` {problem}")))?;
-        let kv_heads = llm.kv_heads.unwrap_or(llm.heads);
-        let divides = |n: usize, of: usize| n > 0 && of.is_multiple_of(n);
-        let sizes = [llm.hidden_size, llm.intermediate_size, llm.layers, llm.max_positions]
-            .into_iter()
-            .chain([vision.hidden_size, vision.intermediate_size, vision.layers, vision.image_size])
-            .collect::<Vec<_>>();
-        let sound = divides(llm.heads, llm.hidden_size)
-            && divides(kv_heads, llm.heads)
-            && (llm.hidden_size / llm.heads).is_multiple_of(2)
-            && divides(vision.heads, vision.hidden_size)
-            && divides(vision.patch_size, vision.image_size)
-            && sizes.iter().all(|&size| size > 0 && size < 1 << 20);
-        if !sound {
-            return Err(Error::recipe(
-                path,
-                "`model`: heads must divide widths (with an even head width in the llm), kv_heads divide heads, \
-                 patch_size divide image_size, and every size be positive",
-            ));
-        }
-        let (family, act, eps) = match vision.family {
-            FamilySpec::Clip => (VisionFamily::Clip, GeluKind::Quick, 1e-5),
-            FamilySpec::Siglip => (VisionFamily::Siglip, GeluKind::Tanh, 1e-6),
-        };
-        let config = VilaConfig {
-            llm: LlamaConfig {
-                vocab_size,
-                hidden_size: llm.hidden_size,
-                intermediate_size: llm.intermediate_size,
-                layers: llm.layers,
-                heads: HeadShape { heads: llm.heads, kv_heads, head_dim: llm.hidden_size / llm.heads },
-                rms_norm_eps: 1e-5,
-                rope_theta: llm.rope_theta,
-                rope_factor: 1.0,
-                max_positions: llm.max_positions,
-                tied: llm.tied,
-                attention_bias: false,
-                mlp_bias: false,
-                bos: ids.bos,
-                eos: ids.eos.into_iter().collect(),
-            },
-            vision: VisionConfig {
-                family,
-                hidden_size: vision.hidden_size,
-                intermediate_size: vision.intermediate_size,
-                layers: vision.layers,
-                heads: vision.heads,
-                image_size: vision.image_size,
-                patch_size: vision.patch_size,
-                act,
-                eps,
-                select_layer: vision.select_layer,
-                drop_class: family == VisionFamily::Clip,
-            },
-            projector: ProjectorConfig { kind, bias: true },
-            image_token: ids.image,
-            aspect: None,
-            expert: None,
-            lora: None,
-        };
-        if config.vision.blocks_used().is_none() {
-            return Err(Error::recipe(
-                path,
-                format!("`model.vision.select_layer` {} names no state", vision.select_layer),
-            ));
-        }
-        Ok((config, self.processor(path, family, vision.image_size)?))
-    }
-
-    fn processor(&self, path: &Path, family: VisionFamily, size: usize) -> Result<ImageProcessor> {
-        let side = u32::try_from(size).map_err(|_| Error::recipe(path, "`model.vision.image_size` is too large"))?;
-        let processor = match family {
-            VisionFamily::Clip => ImageProcessor::clip(side),
-            VisionFamily::Siglip => ImageProcessor::siglip(side),
-        };
-        self.adjusted(path, processor)
     }
 }
 

@@ -10,6 +10,7 @@ use super::images::{base64, find};
 use super::{Item, TaskFiles};
 use crate::evaluation::files::{Record, files_in, read_object, read_records};
 use crate::evaluation::metrics::shared;
+use crate::whole_file::write_whole;
 use crate::{Error, Result};
 
 pub(super) const SHORT: &str = "Answer the question using a single word or phrase.";
@@ -224,7 +225,7 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
         let owner = image.parse().unwrap_or(index);
         let path = folder.join(owner.to_string());
         if owner == index && !path.is_file() {
-            crate::evaluation::files::write_whole(&path, &base64(&image, &record)?)?;
+            write_whole(&path, &base64(&image, &record)?)?;
         }
         let lines = shared::options(&record).into_iter().map(|(letter, text)| format!("{letter}. {text}"));
         let hint = record.text(&["hint"]).ok().filter(|hint| !shared::is_none(hint));
