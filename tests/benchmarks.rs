@@ -7,6 +7,7 @@ use serde_json::Value;
 use vila_train::Error;
 use vila_train::evaluation::few_shot::{Arrangement, Choice};
 use vila_train::evaluation::harness::{Answerer, EvalOptions, Evaluation, Shard, evaluate};
+use vila_train::evaluation::metrics::{METRICS, MetricFiles};
 use vila_train::evaluation::tasks::{TASKS, Task, TaskFiles};
 
 const ANSWERS: [&str; 10] = [
@@ -121,6 +122,92 @@ fn every_task_asks_and_submits_as_its_authors_do() {
             let ours = report.unwrap_or_else(|| panic!("{} has a metric", task.name)).score();
             assert!((ours - score).abs() < 1e-12, "{}: {ours} for {score}", task.name);
         }
+        std::fs::remove_dir_all(&out).expect("removed");
+    }
+}
+
+/// What a task submits, `vila metrics` reads, with the published file beside it, and gives the same score.
+#[test]
+fn submissions_are_scored_as_the_task_was() {
+    let cases = [
+        ("okvqa", "vqa", "okvqa_results.json", "mscoco_val2014_annotations.json"),
+        ("gqa", "gqa", "testdev_balanced_predictions.json", "testdev_balanced_questions.json"),
+        ("textvqa", "vqa-evalai", "answers_submission.jsonl", "TextVQA_0.5.1_val.json"),
+        ("scienceqa-img", "scienceqa", "answers_submission.jsonl", ""),
+        ("pope", "pope", "answers_submission.jsonl", ""),
+        ("mme", "mme", "mme_results", ""),
+        ("mmbench", "mmbench", "mmbench_submission.xlsx", "data.tsv"),
+        ("seed", "seed", "seed_submission.jsonl", "SEED-Bench.json"),
+        ("coco-captions", "cider", "captions_results.json", "data.json"),
+        ("mmlu", "mmlu", "predictions.jsonl", ""),
+        ("bbh", "bbh", "predictions.jsonl", ""),
+    ];
+    // DROP's tool counts the questions that the task leaves out.
+    for (task, metric, file, references) in cases {
+        let out = fresh(&format!("{task}-score"));
+        let done = evaluate(&Scripted::default(), &options(task, &out)).expect(task);
+        let Evaluation::Done { report: Some(report), .. } = done else { panic!("{task} has a metric") };
+        let metric = METRICS.iter().find(|known| known.name == metric).expect("a metric");
+        let (predictions, references) = (out.join(file), sample(task).join("data").join(references));
+        let files = MetricFiles { predictions, references, questions: None, tokenized: false };
+        assert_eq!(metric.compute(&files).expect(task).json()["score"], report.json()["score"], "{task}");
+        std::fs::remove_dir_all(&out).expect("removed");
+    }
+}
+
+/// The authors' question files: JSON lines whose text has the suffix already, and ScienceQA's conversations.
+#[test]
+fn question_files_of_the_authors_are_asked_as_they_stand() {
+    let files = [
+        ("vqav2", "COCO_test2015_000000000007.jpg", "vqav2_submission.json"),
+        ("okvqa", "COCO_val2014_000000000005.jpg", "okvqa_results.json"),
+        ("gqa", "n0.jpg", "testdev_balanced_predictions.json"),
+        ("vizwiz", "VizWiz_test_00000000.jpg", "vizwiz_submission.json"),
+        ("textvqa", "train_images/000.jpg", "answers_submission.jsonl"),
+        ("pope", "COCO_val2014_000000000001.jpg", "answers_submission.jsonl"),
+        ("seed", "SEED-Bench-image/d0", "seed_submission.jsonl"),
+        ("llava-bench", "001.jpg", "answers_submission.jsonl"),
+        ("mm-vet", "images/v1_0.png", "mm-vet_submission.json"),
+        ("scienceqa-img", "test/0/image.png", "answers_submission.jsonl"),
+    ];
+    for (task, image, submission) in files {
+        let (out, model) = (fresh(&format!("{task}-authors")), Scripted::default());
+        std::fs::create_dir(&out).expect("folder");
+        let text =
+            |number: usize| format!("Is there number {number}?\nAnswer the question using a single word or phrase.");
+        let data = out.join("questions.jsonl");
+        let lines = (0..10).map(|number| {
+            let line = match task {
+                "scienceqa-img" => serde_json::json!({
+                    "id": number.to_string(), "image": image, "conversations": [
+                        {"from": "human", "value": format!("<image>\nIs there number {number}?")},
+                        {"from": "gpt", "value": "The answer is A."}],
+                }),
+                _ => serde_json::json!({
+                    "question_id": number, "image": image, "text": text(number), "category": "random",
+                }),
+            };
+            line.to_string() + "\n"
+        });
+        std::fs::write(&data, lines.collect::<String>()).expect("questions");
+        let plain = options(task, &out);
+        let options = EvalOptions { files: TaskFiles { data, annotations: None, ..plain.files }, ..plain };
+        let Evaluation::Done { report, .. } = evaluate(&model, &options).expect(task) else { panic!("{task} is done") };
+        assert!(report.is_none(), "{task}: nothing says what is right");
+        for (number, (prompt, images, _)) in model.asked.borrow().iter().enumerate() {
+            let asked = match task {
+                "scienceqa-img" => {
+                    let letter = "Answer with the option's letter from the given choices directly.";
+                    format!("Is there number {number}?\n{letter}")
+                }
+                _ => text(number),
+            };
+            assert!(prompt.ends_with(&format!("USER: <image>\n{asked} ASSISTANT:")), "{task}: {prompt}");
+            assert_eq!(*images, 1);
+        }
+        let submitted = std::fs::read_to_string(out.join(submission)).expect(task);
+        let answers: Vec<&str> = submitted.matches("10,000").chain(submitted.matches("10000")).collect();
+        assert_eq!(answers.len(), 1, "{task}: {submitted}");
         std::fs::remove_dir_all(&out).expect("removed");
     }
 }

@@ -76,6 +76,63 @@ fn drop_equals_its_official_tool() {
     }
 }
 
+/// Fixtures by `scripts/make_choices.py`.
+fn choices(metric: &str, predictions: &str, references: &str, questions: Option<&str>) -> (Value, Value) {
+    let file = |name: &str| fixture("../choices").join(metric).join(name);
+    let named = METRICS.iter().find(|known| known.name == metric).expect("a metric");
+    let (predictions, references) = (file(predictions), file(references));
+    let files = MetricFiles { predictions, references, questions: questions.map(file), tokenized: false };
+    let expected = std::fs::read_to_string(file("expected.json")).expect("expected");
+    (named.compute(&files).expect(metric).json(), serde_json::from_str(&expected).expect("expected"))
+}
+
+fn close(ours: &Value, official: &Value, within: f64) {
+    let (a, b) = (ours.as_f64().expect("ours"), official.as_f64().expect("official"));
+    assert!((a - b).abs() <= within, "{a} for {b}");
+}
+
+#[test]
+fn pope_equals_llavas_evaluator() {
+    let (report, expected) = choices("pope", "answers.jsonl", "labels", Some("questions.jsonl"));
+    for (category, expected) in expected.as_object().expect("categories") {
+        for (field, official) in expected.as_object().expect("fields") {
+            close(&report["categories"][category][field], official, 1e-15);
+        }
+    }
+    let mean =
+        ["adversarial", "popular", "random"].iter().filter_map(|name| expected[name]["f1"].as_f64()).sum::<f64>();
+    close(&report["score"], &(mean / 3.0).into(), 1e-15);
+}
+
+#[test]
+fn scienceqa_equals_llavas_evaluator() {
+    let (report, expected) = choices("scienceqa", "answers.jsonl", "problems.json", None);
+    close(&report["score"], &expected["image_accuracy"], 1e-15);
+    for field in ["accuracy", "image_accuracy", "image_questions"] {
+        close(&report[field], &expected[field], 1e-15);
+    }
+}
+
+#[test]
+fn mme_equals_its_tool() {
+    let (report, expected) = choices("mme", "results", "results", None);
+    close(&report["score"], &expected["perception"], 1e-9);
+    close(&report["cognition"], &expected["cognition"], 1e-9);
+    for (subtask, score) in expected["subtasks"].as_object().expect("subtasks") {
+        close(&report["subtasks"][subtask]["score"], score, 1e-9);
+    }
+}
+
+#[test]
+fn seed_equals_llavas_converter() {
+    let (report, expected) = choices("seed", "answers.jsonl", "questions.json", None);
+    // It prints percents with two digits.
+    close(&report["score"], &(expected["Total"].as_f64().expect("total") / 100.0).into(), 5.1e-5);
+    for (group, percent) in expected.as_object().expect("groups").iter().filter(|(name, _)| *name != "Total") {
+        close(&report["groups"][group], &(percent.as_f64().expect("percent") / 100.0).into(), 5.1e-5);
+    }
+}
+
 #[test]
 fn answers_that_are_missing_are_named() {
     let metric = METRICS.iter().find(|known| known.name == "vqa").expect("a metric");

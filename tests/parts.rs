@@ -133,7 +133,7 @@ fn a_run_starts_from_a_llama_with_a_random_tower() {
     }
     for set in ["model.vision_from=llama", "model.select_layer=-1", "model.vision.heads=3", "model.projector=identity"]
     {
-        let recipe = Recipe::read(&path, &[set.to_string()]);
+        let recipe = Recipe::read(&path, &[set.into(), "out=refused".into()]);
         let refused =
             recipe.and_then(|recipe| train(&recipe, &path, Arc::new(CpuBackend::fast()), &RunOptions::default()));
         let said = refused.err().expect(set).to_string();

@@ -8,6 +8,7 @@ FILE holds EvalAIAnswerProcessor. The workbook of MMBench is kept as the list of
 
 import argparse
 import base64
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -64,6 +65,16 @@ class Sample:
         self.text("expected.json", json.dumps(value, ensure_ascii=False, indent=1) + "\n", ".")
 
 
+def answer_lines(rows):
+    """The authors' answer file of (id, published id, prompt); their random answer_id is a hash."""
+    lines = []
+    for (identity, published, prompt), said in zip(rows, ANSWERS):
+        digest = hashlib.sha256(f"{identity}\n{said}".encode()).hexdigest()[:22]
+        lines.append({"question_id": published, "prompt": prompt, "text": said, "answer_id": digest, "model_id": "vila",
+                      "metadata": {}})
+    return {"answers_submission.jsonl": "".join(json.dumps(line) + "\n" for line in lines)}
+
+
 def chat(text, image=True):
     return f"{SYSTEM} USER: {'<image>' + chr(10) if image else ''}{text} ASSISTANT:"
 
@@ -116,7 +127,8 @@ def main():
         s.image(f"test/{i}/image.png")
     prompts = [chat(f"Context: {(p['hint'] or 'N/A').replace('  ', ' ')}\nQuestion: {p['question']}\n"
                     f"Options: (A) east (B) north (C) west\n{LETTER}", p["image"]) for p in problems.values()]
-    s.expect("", prompts, 1024, {}, score=0.25)
+    asked = [prompt[len(SYSTEM) + len(" USER: "):-len(" ASSISTANT:")] for prompt in prompts]
+    s.expect("", prompts, 1024, answer_lines([(str(i), str(i), text) for i, text in enumerate(asked)]), score=0.25)
 
     s = Sample("textvqa")
     data = [{"question_id": 34602 + i, "image_id": f"00{i % 2}", "question": q, "answers": [h["answer"] for h in HUMANS[i]],
@@ -124,7 +136,9 @@ def main():
     s.json("TextVQA_0.5.1_val.json", {"dataset_type": "val", "data": data})
     for i in (0, 1):
         s.image(f"train_images/00{i}.jpg")
-    s.expect("TextVQA_0.5.1_val.json", [chat(f"{q}\nReference OCR token: STOP, n{i}\n{SHORT}") for i, q in enumerate(QUESTIONS)], 128, {})
+    asked = [f"{q}\nReference OCR token: STOP, n{i}\n{SHORT}" for i, q in enumerate(QUESTIONS)]
+    s.expect("TextVQA_0.5.1_val.json", [chat(text) for text in asked], 128,
+             answer_lines([(34602 + i, f"00{i % 2}", text) for i, text in enumerate(asked)]))
 
     s = Sample("pope")
     labels = ["yes", "no"] * 5
@@ -132,7 +146,9 @@ def main():
         s.lines(f"coco_pope_{name}.json", [{"question_id": k + 1, "image": "COCO_val2014_000000000001.jpg", "text": QUESTIONS[i],
                                             "label": labels[i]} for k, i in enumerate(part)])
     s.image("COCO_val2014_000000000001.jpg")
-    s.expect("", [chat(f"{q}\n{SHORT}") for q in QUESTIONS], 128, {})
+    numbers = [(name, k + 1) for name, count in (("adversarial", 4), ("popular", 3), ("random", 3)) for k in range(count)]
+    s.expect("", [chat(f"{q}\n{SHORT}") for q in QUESTIONS], 128,
+             answer_lines([(f"{name}/{k}", k, f"{q}\n{SHORT}") for (name, k), q in zip(numbers, QUESTIONS)]))
 
     s = Sample("mme")
     rows, prompts, number = {}, [], 0
@@ -188,7 +204,7 @@ def main():
     s.lines("questions.jsonl", [{"question_id": i, "image": "001.jpg", "text": q, "category": ["conv", "detail"][i % 2]}
                                 for i, q in enumerate(QUESTIONS)])
     s.image("001.jpg")
-    s.expect("questions.jsonl", [chat(q) for q in QUESTIONS], 1024, {})
+    s.expect("questions.jsonl", [chat(q) for q in QUESTIONS], 1024, answer_lines([(i, i, q) for i, q in enumerate(QUESTIONS)]))
 
     s = Sample("mm-vet")
     s.json("mm-vet.json", {f"v1_{i}": {"imagename": f"v1_{i % 2}.png", "question": q, "answer": "x", "capability": ["ocr"]}

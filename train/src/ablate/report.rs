@@ -172,7 +172,7 @@ fn json(
     let claim = |judged: &Judged| {
         json!({
             "claim": words(judged.claim), "verdict": judged.verdict,
-            "difference": judged.difference, "error": judged.error,
+            "difference": judged.difference, "error": judged.error, "by_seed": judged.by_seed,
         })
     };
     let findings = judged.iter().map(|(finding, judged)| {
@@ -215,10 +215,12 @@ fn page(
     let claims: Vec<Vec<String>> = judged.iter().flat_map(|(_, judged)| judged.iter().map(claim_row)).collect();
     body += &table(
         "Claims behind the verdicts",
-        &["claim", "how it stands", "difference or mean", "standard error"],
+        &["claim", "how it stands", "difference or mean", "standard error", "under each seed"],
         2,
         &claims,
     );
+    body += "<p class=\"note\">Under a seed, cells share corpora and first stages: differences under each seed often agree where the \
+             means' spread, which the rule goes by, leaves them undecided.</p>\n";
     body += "<h2>Figures</h2>\n<section class=\"charts\">\n";
     for figure in figures {
         body += &drawn(figure.title, figure.note, &figure.chart, figure.range, &[]);
@@ -269,7 +271,14 @@ fn prose(table: &str) -> String {
 
 fn claim_row(judged: &Judged) -> Vec<String> {
     let number = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.3}"));
-    vec![words(judged.claim), judged.verdict.words().into(), number(judged.difference), number(judged.error)]
+    let by_seed: Vec<String> = judged.by_seed.iter().map(|value| format!("{value:.2}")).collect();
+    vec![
+        words(judged.claim),
+        judged.verdict.words().into(),
+        number(judged.difference),
+        number(judged.error),
+        by_seed.join(", "),
+    ]
 }
 
 /// A claim as a sentence.

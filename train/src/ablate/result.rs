@@ -123,10 +123,15 @@ impl Summary {
         self.values.entry(key).or_default().push(number);
     }
 
+    /// A number under each seed, in the order of the seeds; none if its cell was not run.
+    pub fn by_seed(&self, value: Value) -> &[f64] {
+        let key = (value.cell.to_string(), value.stage.to_string(), value.metric.to_string());
+        self.values.get(&key).map_or(&[], Vec::as_slice)
+    }
+
     /// Mean and spread of a number, if its cell was run.
     pub fn spread(&self, value: Value) -> Option<Spread> {
-        let key = (value.cell.to_string(), value.stage.to_string(), value.metric.to_string());
-        self.values.get(&key).and_then(|values| Spread::of(values))
+        Spread::of(self.by_seed(value))
     }
 
     /// All numbers for a machine: cell, stage, metric, mean, standard deviation, values.

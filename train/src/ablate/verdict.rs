@@ -87,6 +87,9 @@ pub struct Judged {
     pub difference: Option<f64>,
     /// Its standard error.
     pub error: Option<f64>,
+    /// The difference, or the value for thresholds, under each seed. The rule does not look at it: cells share corpora and
+    /// first stages under a seed, so that these vary less than the means' errors say.
+    pub by_seed: Vec<f64>,
 }
 
 /// Applies the rule to a claim.
@@ -96,7 +99,7 @@ pub fn judge(claim: Claim, summary: &Summary) -> Judged {
         Claim::Reaches(value, _) | Claim::Below(value, _) => (value, value),
     };
     let (Some(a), Some(b)) = (summary.spread(first), summary.spread(second)) else {
-        return Judged { claim, verdict: Verdict::NotRun, difference: None, error: None };
+        return Judged { claim, verdict: Verdict::NotRun, difference: None, error: None, by_seed: Vec::new() };
     };
     let (d, e) = match claim {
         Claim::Reaches(..) | Claim::Below(..) => (a.mean, a.error()),
@@ -114,7 +117,12 @@ pub fn judge(claim: Claim, summary: &Summary) -> Judged {
         Claim::Reaches(_, least) => decide(d >= least, d < least),
         Claim::Below(_, most) => decide(d <= most, d > most),
     };
-    Judged { claim, verdict, difference: Some(d), error: Some(e) }
+    let (firsts, seconds) = (summary.by_seed(first), summary.by_seed(second));
+    let by_seed = match claim {
+        Claim::Reaches(..) | Claim::Below(..) => firsts.to_vec(),
+        _ => firsts.iter().zip(seconds).map(|(a, b)| a - b).collect(),
+    };
+    Judged { claim, verdict, difference: Some(d), error: Some(e), by_seed }
 }
 
 /// A finding stands as its worst claim does.
@@ -334,6 +342,7 @@ mod tests {
         let judged = judge(Higher(sft("base", "vqa"), sft("mix", "vqa")), &summary(&[1.0, 3.0], &[0.0, 1.0]));
         assert!((judged.difference.expect("both") - 1.5).abs() < 1e-12);
         assert!((judged.error.expect("both") - 1.25f64.sqrt()).abs() < 1e-12);
+        assert_eq!(judged.by_seed, [1.0, 2.0]);
     }
 
     #[test]

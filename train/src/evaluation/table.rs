@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use calamine::{Data, Reader, Xlsx, XlsxError, open_workbook};
 use serde_json::{Map, Value};
 
 use super::files::{Record, read_text};
@@ -46,7 +47,20 @@ pub fn read_rows(path: &Path, separator: char) -> Result<Vec<Vec<String>>> {
 
 /// Reads a table whose first row names the columns; empty values are absent fields.
 pub fn read_table(path: &Path, separator: char) -> Result<Vec<Record>> {
-    let mut rows = read_rows(path, separator)?.into_iter();
+    records(path, read_rows(path, separator)?)
+}
+
+/// Reads the first sheet of a workbook (`.xlsx`), as [`read_table`] reads a text.
+pub fn read_workbook(path: &Path) -> Result<Vec<Record>> {
+    let explain = |problem: String| Error::Data(format!("{}: {problem}; is it a whole .xlsx file?", path.display()));
+    let mut workbook: Xlsx<_> = open_workbook(path).map_err(|error: XlsxError| explain(error.to_string()))?;
+    let sheet = workbook.worksheet_range_at(0).ok_or_else(|| explain("there is no sheet".into()))?;
+    let sheet = sheet.map_err(|error| explain(error.to_string()))?;
+    records(path, sheet.rows().map(|row| row.iter().map(Data::to_string).collect()).collect())
+}
+
+fn records(path: &Path, rows: Vec<Vec<String>>) -> Result<Vec<Record>> {
+    let mut rows = rows.into_iter();
     let columns = rows.next().ok_or_else(|| Error::Data(format!("{}: the table is empty", path.display())))?;
     rows.enumerate()
         .map(|(index, row)| {

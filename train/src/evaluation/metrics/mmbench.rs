@@ -2,7 +2,8 @@
 //! ...) and is right if every rotation is. Options are read as the public evaluator does without a judge; an answer
 //! that names none is wrong and counted.
 //!
-//! References are the published table (TSV) or JSON records with the same columns. Every row needs a prediction.
+//! Predictions are the workbook for the server (XLSX) or JSON records; references the published table (TSV) or JSON records
+//! with the same columns. Every row needs a prediction.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{MetricFiles, Report};
 use crate::evaluation::files::{ById, Record, Repeated, join, read_records};
-use crate::evaluation::table::read_table;
+use crate::evaluation::table::{read_table, read_workbook};
 use crate::{Error, Result};
 
 /// Rotations of question `i` have the indices `i + k * ROTATION`.
@@ -53,11 +54,12 @@ pub(crate) fn is_none(text: &str) -> bool {
     text.is_empty() || ["nan", "none"].contains(&text.to_lowercase().as_str())
 }
 
-/// Rows of a TSV or JSON file.
+/// Rows of a TSV, XLSX or JSON file.
 pub(crate) fn read_rows(path: &Path) -> Result<Vec<Record>> {
-    match path.extension().is_some_and(|extension| extension == "tsv") {
-        true => read_table(path, '\t'),
-        false => read_records(path, &["data"]),
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("tsv") => read_table(path, '\t'),
+        Some("xlsx") => read_workbook(path),
+        _ => read_records(path, &["data"]),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Benchmark metrics, equal to the official evaluators'. Each file says which evaluator it follows and what it does
 //! with ids that are missing or there twice.
 
+mod bbh;
 mod cider;
 mod drop;
 mod exact_match;
@@ -32,6 +33,7 @@ pub use vqa_text::{evalai_normalize, official_normalize};
 
 /// What tasks share with the metrics that read files.
 pub(crate) mod shared {
+    pub(crate) use super::bbh::{bbh_report, read_task};
     pub(crate) use super::drop::{DropQuestion, best_em_f1, drop_report, read_questions as read_drop};
     pub(crate) use super::exact_match::{exact_match_report, gqa_answer, read_gqa, read_seed, seed_groups};
     pub(crate) use super::mmbench::{MmbenchRow, index_of, is_none, mmbench_report, options, read_rows};
@@ -123,6 +125,7 @@ pub static METRICS: &[Metric] = &[
     Metric { name: "mmbench", about: "MMBench accuracy, circular", compute: mmbench::report },
     Metric { name: "drop", about: "DROP: F1 and exact match", compute: drop::report },
     Metric { name: "mmlu", about: "MMLU accuracy by log-likelihood or by the first letter", compute: mmlu::report },
+    Metric { name: "bbh", about: "BBH prefix match, mean over tasks", compute: bbh::report },
     Metric { name: "gqa", about: "GQA exact match", compute: exact_match::gqa },
     Metric { name: "seed", about: "SEED-Bench exact match of letters", compute: exact_match::seed },
 ];

@@ -1,7 +1,7 @@
 //! POPE: does the model see objects that are not there?
 //!
-//! Predictions join labels by category and id (ids start again in each category's file), or by id alone where ids are
-//! unique. With a question file, as the authors use it, answers join questions by id, and the n-th question of a
+//! Predictions join labels by category and id (ids start again in each category's file), or by id alone: where ids come
+//! several times, the n-th answer with an id belongs to the n-th label with it. With a question file, as the authors use it, answers join questions by id, and the n-th question of a
 //! category has the n-th label of the category's file. Every label needs an answer.
 
 use std::collections::HashMap;
@@ -123,25 +123,37 @@ pub(crate) fn category(record: &Record, file: &Path) -> Option<String> {
     record.get("category").and_then(Value::as_str).map(str::to_owned).or_else(of_file)
 }
 
-/// Category, id and label of every line of a file or of a folder's files.
-fn labels(path: &Path) -> Result<Vec<(String, String, bool)>> {
+struct Label {
+    category: String,
+    id: String,
+    yes: bool,
+    question: Option<String>,
+}
+
+/// The lines of a file or of a folder's files.
+fn labels(path: &Path) -> Result<Vec<Label>> {
     let mut labels = Vec::new();
     for file in files_in(path, &["json", "jsonl"])? {
         for record in read_records(&file, &[])? {
-            labels.push((category(&record, &file).unwrap_or_default(), record.id(&["question_id"])?, label(&record)?));
+            labels.push(Label {
+                category: category(&record, &file).unwrap_or_default(),
+                id: record.id(&["question_id"])?,
+                yes: label(&record)?,
+                question: record.text(&["text"]).ok(),
+            });
         }
     }
     Ok(labels)
 }
 
 /// The id of each question in the order of the labels: the n-th of a category has the category's n-th label.
-fn ids_by_order(questions: &Path, labels: &[(String, String, bool)]) -> Result<Vec<String>> {
+fn ids_by_order(questions: &Path, labels: &[Label]) -> Result<Vec<String>> {
     let mut queues: HashMap<String, std::collections::VecDeque<String>> = HashMap::new();
     for record in read_records(questions, &[])? {
         let category = category(&record, questions).unwrap_or_default();
         queues.entry(category).or_default().push_back(record.id(&["question_id"])?);
     }
-    let ids = labels.iter().map(|(category, id, _)| {
+    let ids = labels.iter().map(|Label { category, id, .. }| {
         queues.get_mut(category).and_then(|queue| queue.pop_front()).ok_or_else(|| {
             let file = questions.display();
             Error::Data(format!("{file}: no question for label {id} of category `{category}`"))
@@ -156,24 +168,47 @@ fn ids_by_order(questions: &Path, labels: &[(String, String, bool)]) -> Result<V
     }
 }
 
+/// Ids with how often each came before, where it did.
+fn numbered(ids: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let number = |id: String| {
+        let before = seen.entry(id.clone()).or_default();
+        *before += 1;
+        if *before == 1 { id } else { format!("{id} (number {before})") }
+    };
+    ids.into_iter().map(number).collect()
+}
+
 pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let labels = labels(&files.references)?;
     let predictions = read_records(&files.predictions, &[])?;
     let categorised = files.questions.is_none() && predictions.iter().all(|record| record.get("category").is_some());
-    let key = |category: &str, id: &str| if categorised { format!("{category} {id}") } else { id.to_owned() };
     let ids = match &files.questions {
         Some(questions) => ids_by_order(questions, &labels)?,
-        None => labels.iter().map(|(category, id, _)| key(category, id)).collect(),
+        None if categorised => labels.iter().map(|label| format!("{} {}", label.category, label.id)).collect(),
+        None => numbered(labels.iter().map(|label| label.id.clone())),
     };
-    let answers = predictions.iter().map(|record| {
-        let category = if categorised { record.text(&["category"])? } else { String::new() };
-        Ok((key(&category, &record.id(&["question_id"])?), record.text(&["text", "answer", "prediction"])?))
+    let said = predictions.iter().map(|record| {
+        let id = record.id(&["question_id"])?;
+        Ok(if categorised { format!("{} {id}", record.text(&["category"])?) } else { id })
     });
-    let answers = ById::new(answers.collect::<Result<Vec<_>>>()?, Repeated::Refused, &files.predictions)?;
-    let labels = ids.into_iter().zip(labels.into_iter().map(|(category, _, label)| (category, label)));
-    let labels = ById::new(labels, Repeated::Refused, &files.references)?;
-    let rows = join(&answers, &labels, files.pair())?.into_iter();
-    Ok(pope_report(rows.map(|(_, answer, (category, label))| (category.clone(), pope_says_yes(answer), *label))))
+    let said = said.collect::<Result<Vec<_>>>()?;
+    let said = if categorised || files.questions.is_some() { said } else { numbered(said) };
+    let answers = ById::new(said.into_iter().zip(&predictions), Repeated::Refused, &files.predictions)?;
+    let labels = ById::new(ids.into_iter().zip(labels), Repeated::Refused, &files.references)?;
+    let row = |(_, answer, label): (&str, &&Record, &Label)| {
+        let prompt = answer.text(&["prompt"]).ok();
+        if let (Some(prompt), Some(question)) = (&prompt, &label.question)
+            && !prompt.contains(question.as_str())
+        {
+            let Label { category, id, .. } = label;
+            return Err(answer.error(&format!("`prompt` does not ask {question:?}, question {id} of `{category}`")));
+        }
+        let said_yes = pope_says_yes(&answer.text(&["text", "answer", "prediction"])?);
+        Ok((label.category.clone(), said_yes, label.yes))
+    };
+    let rows = join(&answers, &labels, files.pair())?.into_iter().map(row).collect::<Result<Vec<_>>>()?;
+    Ok(pope_report(rows))
 }
 
 #[cfg(test)]

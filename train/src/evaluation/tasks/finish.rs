@@ -104,37 +104,55 @@ pub(super) fn vizwiz(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
     outcome(soft_report(answers), "vizwiz_submission.json", list(answers.iter().map(entry)))
 }
 
-pub(super) fn textvqa(files: &TaskFiles, answers: &Answers) -> Result<Outcome> {
-    Ok(Outcome { report: soft_report(answers), ..answer_lines(files, answers)? })
+/// Their evaluator looks questions up by image and text: the id in the authors' answer file is the image's.
+pub(super) fn textvqa(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
+    let lines = answers.iter().map(|(item, answer)| {
+        let image = item.record.get("image_id").cloned();
+        answer_line(image.unwrap_or_else(|| question_id(item)), &item.text, item, answer)
+    });
+    outcome(soft_report(answers), ANSWERS, lines.collect())
 }
 
-/// The authors' answer file. The random `answer_id` of theirs is a hash of question and answer here.
+const ANSWERS: &str = "answers_submission.jsonl";
+
+fn question_id(item: &Item) -> Value {
+    item.record.get("question_id").cloned().unwrap_or_else(|| json!(item.id))
+}
+
+/// A line of the authors' answer file. The random `answer_id` of theirs is a hash of question and answer here.
+fn answer_line(question_id: Value, prompt: &str, item: &Item, answer: &Answer) -> String {
+    let id = hex(&Sha256::digest(format!("{}\n{}", item.id, answer.text)));
+    dumps(&json!({
+        "question_id": question_id,
+        "prompt": prompt,
+        "text": answer.text,
+        "answer_id": id.get(..22),
+        "model_id": "vila",
+        "metadata": {},
+    })) + "\n"
+}
+
 pub(super) fn answer_lines(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
-    let line = |(item, answer): &(&Item, &Answer)| {
-        let id = hex(&Sha256::digest(format!("{}\n{}", item.id, answer.text)));
-        dumps(&json!({
-            "question_id": item.record.get("question_id").cloned().unwrap_or_else(|| json!(item.id)),
-            "prompt": item.text,
-            "text": answer.text,
-            "answer_id": id.get(..22),
-            "model_id": "vila",
-            "metadata": {},
-        })) + "\n"
-    };
-    outcome(None, "answers_submission.jsonl", answers.iter().map(line).collect())
+    let line = |(item, answer): &(&Item, &Answer)| answer_line(question_id(item), &item.text, item, answer);
+    outcome(None, ANSWERS, answers.iter().map(line).collect())
 }
 
 pub(super) fn scienceqa_right(item: &Item, answer: &Answer) -> Option<f64> {
     score(shared::scienceqa_is_right(&answer.text, &item.record).ok()?)
 }
 
-pub(super) fn scienceqa(files: &TaskFiles, answers: &Answers) -> Result<Outcome> {
+/// Their evaluator tells questions with images by the mark in the prompt, which other answer files lack.
+pub(super) fn scienceqa(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
     let known = answers.iter().all(|(item, _)| item.record.get("answer").is_some());
     let mut tally = shared::Tally::default();
     for (item, answer) in answers.iter().filter(|_| known) {
         tally.add(shared::scienceqa_is_right(&answer.text, &item.record)?, !item.images.is_empty());
     }
-    Ok(Outcome { report: known.then(|| tally.report()), ..answer_lines(files, answers)? })
+    let lines = answers.iter().map(|(item, answer)| {
+        let mark = if item.images.is_empty() { "" } else { "<image>\n" };
+        answer_line(question_id(item), &format!("{mark}{}", item.text), item, answer)
+    });
+    outcome(known.then(|| tally.report()), ANSWERS, lines.collect())
 }
 
 pub(super) fn pope_right(item: &Item, answer: &Answer) -> Option<f64> {
@@ -142,11 +160,13 @@ pub(super) fn pope_right(item: &Item, answer: &Answer) -> Option<f64> {
 }
 
 pub(super) fn pope(files: &TaskFiles, answers: &Answers) -> Result<Outcome> {
+    // The authors' question file has no labels.
+    let known = answers.iter().all(|(item, _)| item.record.any(&["label", "answer"]).is_ok());
     let row = |(item, answer): &(&Item, &Answer)| {
         Ok((item.group.clone(), pope_says_yes(&answer.text), shared::pope_label(&item.record)?))
     };
-    let rows = answers.iter().map(row).collect::<Result<Vec<_>>>()?;
-    Ok(Outcome { report: Some(shared::pope_report(rows)), ..answer_lines(files, answers)? })
+    let rows = answers.iter().filter(|_| known).map(row).collect::<Result<Vec<_>>>()?;
+    Ok(Outcome { report: known.then(|| shared::pope_report(rows)), ..answer_lines(files, answers)? })
 }
 
 pub(super) fn mme_right(item: &Item, answer: &Answer) -> Option<f64> {

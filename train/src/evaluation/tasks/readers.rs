@@ -239,12 +239,12 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
 }
 
 /// `SEED-Bench.json`.
-pub(super) fn seed(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+pub(super) fn seed(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
+    if read_records(&files.data, &["questions"])?.first().is_some_and(|record| record.get("text").is_some()) {
+        return llava_lines(files, shots);
+    }
     let (questions, types) = shared::read_seed(&files.data)?;
     let read = |record: Record| {
-        if record.get("text").is_some() {
-            return llava_line(files, record);
-        }
         let (id, data) = (record.id(&["question_id"])?, record.text(&["data_id"])?);
         let names = [format!("SEED-Bench-image/{data}"), format!("SEED-Bench-video-image/{id}"), data, id.clone()];
         let image = find(&files.images, &names)?;

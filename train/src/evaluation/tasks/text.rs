@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use vila_engine::philox::Stream;
 
 use super::{Answer, Item, Outcome, TaskFiles, score};
-use crate::evaluation::files::{Record, files_in, read_object};
-use crate::evaluation::metrics::{Report, shared};
+use crate::evaluation::files::{Record, files_in};
+use crate::evaluation::metrics::shared;
 use crate::evaluation::python::dumps;
 use crate::{Error, Result};
 
@@ -85,10 +85,7 @@ pub(super) fn prefix_right(item: &Item, answer: &Answer) -> Option<f64> {
 pub(super) fn bbh(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for file in files_in(&files.data, &["json"])? {
-        let task = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("").to_owned();
-        let examples = read_object(&file)?.records("examples")?;
-        let examples = examples.iter().map(|example| Ok((example.text(&["input"])?, example.text(&["target"])?)));
-        let examples = examples.collect::<Result<Vec<_>>>()?;
+        let (task, examples) = shared::read_task(&file)?;
         let shown = examples.iter().take(shots).map(|(input, target)| format!("{input}\nAnswer: {target}{BLANK}"));
         let shown: String = shown.collect();
         for (number, (input, target)) in examples.iter().enumerate().skip(shots) {
@@ -100,16 +97,8 @@ pub(super) fn bbh(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
 }
 
 pub(super) fn finish_bbh(_: &TaskFiles, answers: &[(&Item, &Answer)]) -> Result<Outcome> {
-    let row = |(item, answer): &(&Item, &Answer)| (vec![item.group.clone()], prefix_right(item, answer) == Some(1.0));
-    let rows: Vec<_> = answers.iter().map(row).collect();
-    let micro = shared::exact_match_report("bbh", &rows).json();
-    let groups = micro["groups"].as_object().cloned().unwrap_or_default();
-    let shares: Vec<f64> = groups.values().filter_map(Value::as_f64).collect();
-    let macro_average = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
-    let report = Report::new("bbh", macro_average, "fraction, mean over tasks")
-        .with("micro", micro["score"].clone())
-        .with("questions", answers.len())
-        .with("tasks", groups);
+    let row = |(item, answer): &(&Item, &Answer)| (item.group.clone(), prefix_right(item, answer) == Some(1.0));
+    let report = shared::bbh_report(answers.iter().map(row).collect());
     let line = |(item, answer): &(&Item, &Answer)| json!({ "id": item.id, "task": item.group, "text": answer.text });
     let lines = answers.iter().map(|pair| dumps(&line(pair)) + "\n").collect::<String>();
     Ok(Outcome { report: Some(report), files: vec![("predictions.jsonl".into(), lines.into_bytes())] })
