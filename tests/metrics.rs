@@ -104,6 +104,50 @@ fn pope_equals_llavas_evaluator() {
     close(&report["score"], &(mean / 3.0).into(), 1e-15);
 }
 
+/// Answers in the order of the labels: with the labels' ids, which come again in each category, or with none at all.
+#[test]
+fn pope_answers_go_by_order_where_ids_do_not_tell() {
+    let folder = std::env::temp_dir().join(format!("vila-pope-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("labels")).expect("folder");
+    let answers = folder.join("answers.jsonl");
+    let mut lines = [String::new(), String::new()];
+    for (category, object) in [("popular", "dog"), ("random", "cat")] {
+        let label = |id: usize| {
+            let yes = ["yes", "no"][id % 2];
+            format!("{{\"question_id\": {id}, \"text\": \"Is there a {object} {id}?\", \"label\": \"{yes}\"}}\n")
+        };
+        std::fs::write(folder.join(format!("labels/coco_pope_{category}.json")), (0..4).map(label).collect::<String>())
+            .expect("labels");
+        for id in 0..4 {
+            let answer = ["Yes", "No"][usize::from(id > 1)];
+            lines[0] += &format!(
+                "{{\"question_id\": {id}, \"prompt\": \"Is there a {object} {id}?\\nShort.\", \"text\": \"{answer}\"}}\n"
+            );
+            lines[1] += &format!("{{\"question\": \"is there a {object} {id}?\", \"answer\": \"{answer}\"}}\n");
+        }
+    }
+    let named = METRICS.iter().find(|known| known.name == "pope").expect("a metric");
+    let files = MetricFiles {
+        predictions: answers.clone(),
+        references: folder.join("labels"),
+        questions: None,
+        tokenized: false,
+    };
+    for lines in &lines {
+        std::fs::write(&answers, lines).expect("answers");
+        let report = named.compute(&files).expect("a report").json();
+        assert_eq!((report["score"].as_f64(), report["categories"]["random"]["tp"].as_u64()), (Some(0.5), Some(1)));
+        // Another order is noticed.
+        let turned: Vec<&str> = lines.lines().rev().collect();
+        std::fs::write(&answers, turned.join("\n")).expect("answers");
+        let said = named.compute(&files).expect_err("another order").to_string();
+        assert!(said.contains("does not ask \"Is there a dog 0?\""), "{said}");
+    }
+    std::fs::write(&answers, lines[1].lines().next().expect("line")).expect("answers");
+    assert!(named.compute(&files).expect_err("one answer").to_string().contains("no prediction for 7 of"));
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
 #[test]
 fn scienceqa_equals_llavas_evaluator() {
     let (report, expected) = choices("scienceqa", "answers.jsonl", "problems.json", None);

@@ -136,7 +136,7 @@ fn a_run_starts_from_a_llama_with_a_random_tower() {
         let recipe = Recipe::read(&path, &[set.into(), "out=refused".into()]);
         let refused =
             recipe.and_then(|recipe| train(&recipe, &path, Arc::new(CpuBackend::fast()), &RunOptions::default()));
-        let said = refused.err().expect(set).to_string();
+        let said = refused.expect_err(set).to_string();
         assert!(
             ["`llm_from` and `vision` sizes", "heads must divide", "does not fit"]
                 .iter()

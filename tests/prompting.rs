@@ -8,10 +8,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use vila_engine::CpuBackend;
 use vila_model::template::{Exchange, Template};
+use vila_model::tokenizer::Tokenizer;
 use vila_model::{GenerateOptions, Vila, generate};
+use vila_train::evaluate::read_questions;
+use vila_train::recipe::SourceSpec;
+use vila_train::sources::open_source;
 
 use crate::child::command;
-use crate::training::scratch;
+use crate::training::{scratch, world};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -145,5 +149,43 @@ fn what_is_streamed_is_what_json_says_and_wrong_options_are_usage_errors() {
         let arguments = [&common[..5], &wrong[..]].concat();
         let (code, stdout, stderr) = run(&arguments, "");
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{wrong:?}: {stderr}");
+    }
+}
+
+/// A k-shot prompt and its answer are, id by id and image by image, the interleaved document that says the same.
+#[test]
+fn a_few_shot_prompt_is_an_interleaved_document() {
+    let dir = scratch("few-shot-layout");
+    let tokenizer = Tokenizer::from_file(&world().join("tokenizer.json")).expect("tokenizer");
+    let questions = read_questions(&world().join("eval/naming_4.jsonl")).expect("questions");
+    let document = |(number, question): (usize, &vila_train::evaluate::Question)| {
+        let names: Vec<String> =
+            question.choices.iter().chain([&question.answer]).map(|name| format!("{name} ,")).collect();
+        let images = question.images.iter().enumerate();
+        let images: Vec<Value> = images
+            .map(|(index, image)| json!({"image_name": image, "matched_text_index": index, "matched_sim": 0.3}))
+            .collect();
+        json!({"url": number.to_string(), "text_list": names, "image_info": images}).to_string() + "\n"
+    };
+    let corpus = dir.join("mmc4.jsonl");
+    std::fs::write(&corpus, questions.iter().enumerate().map(document).collect::<String>()).expect("corpus");
+    let spec = SourceSpec {
+        format: Some("mmc4".into()),
+        input: vec![corpus],
+        images: Some(world().join("eval")),
+        ..SourceSpec::default()
+    };
+    let shard = open_source(&dir, "interleaved", &spec, &tokenizer).expect("shard");
+    assert_eq!(shard.len() as usize, questions.len());
+    for (index, question) in (0..).zip(&questions) {
+        let sample = shard.sample(index).expect("document");
+        let mut ids = tokenizer.encode_prompt(&question.prompt).expect("prompt");
+        assert_eq!(ids.iter().filter(|&&id| id == vila_engine::NO_ROW).count(), 5);
+        ids.extend(tokenizer.encode(&format!(" {} ,", question.answer)).expect("answer"));
+        ids.extend(tokenizer.eos());
+        assert_eq!(sample.tokens, ids, "{}", question.prompt);
+        let shown: Vec<&str> = sample.images.iter().map(|&image| shard.image_name(image).expect("name")).collect();
+        let asked: Vec<String> = question.images.iter().map(|image| image.display().to_string()).collect();
+        assert!(shown.iter().zip(&asked).all(|(shown, asked)| asked.ends_with(shown)), "{shown:?} for {asked:?}");
     }
 }

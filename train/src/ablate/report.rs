@@ -213,12 +213,8 @@ fn page(
     body += &verdicts(judged);
     body += &format!("<p class=\"note\">{}</p>\n", escape(RULE));
     let claims: Vec<Vec<String>> = judged.iter().flat_map(|(_, judged)| judged.iter().map(claim_row)).collect();
-    body += &table(
-        "Claims behind the verdicts",
-        &["claim", "how it stands", "difference or mean", "standard error", "under each seed"],
-        2,
-        &claims,
-    );
+    let head = ["claim", "how it stands", "difference or mean", "standard error", "under each seed"];
+    body += &prose(&table("Claims behind the verdicts", &head, 2, &claims));
     body += "<p class=\"note\">Under a seed, cells share corpora and first stages: differences under each seed often agree where the \
              means' spread, which the rule goes by, leaves them undecided.</p>\n";
     body += "<h2>Figures</h2>\n<section class=\"charts\">\n";
@@ -304,7 +300,7 @@ impl Table {
                 let spread = summary.spread(Value { cell: name, stage, metric });
                 spread.map_or("not run".into(), |Spread { mean, deviation, seeds }| match seeds {
                     1 => format!("{mean:.3}"),
-                    _ => format!("{mean:.3} ± {deviation:.3}"),
+                    _ => format!("{mean:.3}<br><span class=\"note\">±&nbsp;{deviation:.3}</span>"),
                 })
             };
             let cell = format!("<b>{name}</b><br><span class=\"note\">{}</span>", label(name));

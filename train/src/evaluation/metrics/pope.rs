@@ -1,7 +1,8 @@
 //! POPE: does the model see objects that are not there?
 //!
 //! Predictions join labels by category and id (ids start again in each category's file), or by id alone: where ids come
-//! several times, the n-th answer with an id belongs to the n-th label with it. With a question file, as the authors use it, answers join questions by id, and the n-th question of a
+//! several times, the n-th answer with an id belongs to the n-th label with it, and answers without ids, as POPE's own script takes
+//! them, come in the order of the labels; both must ask the label's question. With a question file, as the authors use it, answers join questions by id, and the n-th question of a
 //! category has the n-th label of the category's file. Every label needs an answer.
 
 use std::collections::HashMap;
@@ -183,26 +184,34 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let labels = labels(&files.references)?;
     let predictions = read_records(&files.predictions, &[])?;
     let categorised = files.questions.is_none() && predictions.iter().all(|record| record.get("category").is_some());
-    let ids = match &files.questions {
+    let plain = files.questions.is_none() && !categorised;
+    let ids: Vec<String> = match &files.questions {
         Some(questions) => ids_by_order(questions, &labels)?,
         None if categorised => labels.iter().map(|label| format!("{} {}", label.category, label.id)).collect(),
         None => numbered(labels.iter().map(|label| label.id.clone())),
     };
-    let said = predictions.iter().map(|record| {
-        let id = record.id(&["question_id"])?;
-        Ok(if categorised { format!("{} {id}", record.text(&["category"])?) } else { id })
-    });
-    let said = said.collect::<Result<Vec<_>>>()?;
-    let said = if categorised || files.questions.is_some() { said } else { numbered(said) };
+    let nameless = predictions.iter().all(|record| record.get("question_id").is_none());
+    let said: Vec<String> = if nameless {
+        let beyond = ids.len() + 1..;
+        ids.iter().cloned().chain(beyond.map(|number| format!("answer {number}"))).take(predictions.len()).collect()
+    } else {
+        let own = predictions.iter().map(|record| {
+            let id = record.id(&["question_id"])?;
+            Ok(if categorised { format!("{} {id}", record.text(&["category"])?) } else { id })
+        });
+        let own = own.collect::<Result<Vec<_>>>()?;
+        if plain { numbered(own) } else { own }
+    };
+    let by_order = nameless || plain && labels.iter().zip(&ids).any(|(label, id)| *id != label.id);
     let answers = ById::new(said.into_iter().zip(&predictions), Repeated::Refused, &files.predictions)?;
     let labels = ById::new(ids.into_iter().zip(labels), Repeated::Refused, &files.references)?;
     let row = |(_, answer, label): (&str, &&Record, &Label)| {
-        let prompt = answer.text(&["prompt"]).ok();
-        if let (Some(prompt), Some(question)) = (&prompt, &label.question)
-            && !prompt.contains(question.as_str())
+        let asked = answer.text(&["prompt", "question"]).ok().filter(|_| by_order);
+        if let (Some(asked), Some(question)) = (asked, &label.question)
+            && !asked.to_lowercase().contains(&question.to_lowercase())
         {
             let Label { category, id, .. } = label;
-            return Err(answer.error(&format!("`prompt` does not ask {question:?}, question {id} of `{category}`")));
+            return Err(answer.error(&format!("does not ask {question:?}, which is question {id} of `{category}`")));
         }
         let said_yes = pope_says_yes(&answer.text(&["text", "answer", "prediction"])?);
         Ok((label.category.clone(), said_yes, label.yes))
