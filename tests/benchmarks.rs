@@ -51,7 +51,7 @@ impl Answerer for Scripted {
         Ok(text.len() / 4)
     }
 
-    fn fingerprint(&self) -> Result<String, Error> {
+    fn fingerprint(&self, _: &Path) -> Result<String, Error> {
         Ok("scripted".into())
     }
 }
@@ -246,6 +246,56 @@ fn the_workbook_of_mmbench_is_right_cell_by_cell() {
     }
 }
 
+/// Columns without a value stay where they are, and pandas' words for nothing end the options.
+#[test]
+fn empty_columns_of_mmbench_stay() {
+    let out = fresh("mmbench-empty");
+    std::fs::create_dir(&out).expect("folder");
+    let table = std::fs::read_to_string(sample("mmbench").join("data/data.tsv")).expect("table");
+    let image = table.lines().nth(1).and_then(|row| row.rsplit('\t').next()).expect("image");
+    let columns = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\tsource\tl2-category\tcomment";
+    let row = |index: usize| format!("{index}\tWhich?\tN/A\tyes\tno\t\tNA\t\tc\t{image}\ts\tl\t\n");
+    let data = out.join("data.tsv");
+    std::fs::write(&data, format!("{columns}\n{}", (0..10).map(row).collect::<String>())).expect("table");
+    let plain = options("mmbench", &out);
+    let options = EvalOptions { files: TaskFiles { data, ..plain.files }, ..plain };
+    let model = Scripted::default();
+    assert!(matches!(evaluate(&model, &options).expect("answers"), Evaluation::Done { report: None, .. }));
+    assert!(
+        model.asked.borrow()[0].0.contains("USER: <image>\nWhich?\nA. yes\nB. no\nAnswer with"),
+        "{:?}",
+        model.asked
+    );
+    let cells = cells(&out.join("mmbench_submission.xlsx"));
+    let header = ["index", "question", "A", "B", "C", "D", "prediction", "answer"];
+    assert_eq!(cells[0], header.map(Value::from));
+    assert_eq!(
+        cells[1],
+        [0.into(), "Which?".into(), "yes".into(), "no".into(), Value::Null, Value::Null, "Yes".into(), Value::Null]
+    );
+    std::fs::remove_dir_all(&out).expect("removed");
+}
+
+/// As InstructEval: the first demonstrations stay, blank lines in them or not.
+#[test]
+fn prompts_that_are_too_long_lose_their_last_demonstrations() {
+    let out = fresh("bbh-long");
+    let data = out.join("tasks");
+    std::fs::create_dir_all(&data).expect("folder");
+    // A token is four bytes here: two of the demonstrations fit beside the question.
+    let input = |name: char| format!("{name}\n\n{}", "x".repeat(3_000));
+    let examples: Vec<Value> =
+        "pqrstuvwxyzab".chars().map(|name| serde_json::json!({"input": input(name), "target": "t"})).collect();
+    std::fs::write(data.join("task.json"), serde_json::json!({"examples": examples}).to_string()).expect("task");
+    let plain = options("bbh", &out);
+    let options = EvalOptions { files: TaskFiles { data, ..plain.files }, ..plain };
+    let model = Scripted::default();
+    evaluate(&model, &options).expect("answers");
+    let asked = model.asked.borrow();
+    assert_eq!(asked[0].0, format!("{}\nAnswer: t\n\n{}\nAnswer:", input('p'), input('s')));
+    std::fs::remove_dir_all(&out).expect("removed");
+}
+
 #[test]
 fn answers_survive_a_stop_and_are_not_asked_again() {
     let (out, path) = (fresh("resumed"), |out: &Path| out.join("answers.jsonl"));
@@ -286,7 +336,7 @@ fn demonstrations_come_before_the_question_with_their_images() {
     let ask = |arrangement, choice| {
         let (out, model) = (fresh(&format!("shots-{arrangement:?}-{choice:?}")), Scripted::default());
         let plain = options("okvqa", &out);
-        let demonstrations = Some((plain.files.data.clone(), plain.files.images.clone()));
+        let demonstrations = Some(plain.files.clone());
         let options = EvalOptions { shots: Some(2), demonstrations, arrangement, choice, ..plain };
         evaluate(&model, &options).expect("answers");
         std::fs::remove_dir_all(&out).expect("removed");
@@ -309,6 +359,27 @@ fn demonstrations_come_before_the_question_with_their_images() {
     assert_eq!((turns[0].1, turns[0].0.matches("USER: ").count(), turns[0].0.matches("</s>").count()), (3, 3, 2));
     let flamingo = ask(Arrangement::OpenFlamingo, Choice::Fixed);
     assert!(flamingo[0].0.ends_with("\n<image>Question:What is number 0? Short answer:"), "{}", flamingo[0].0);
+}
+
+/// The train split demonstrates with its own annotations, and the questions are scored by theirs.
+#[test]
+fn demonstrations_have_annotations_of_their_own() {
+    let out = fresh("shots-annotations");
+    std::fs::create_dir(&out).expect("folder");
+    let plain = options("okvqa", &out);
+    let text =
+        std::fs::read_to_string(sample("okvqa").join("data/mscoco_val2014_annotations.json")).expect("annotations");
+    let train = out.join("train_annotations.json");
+    std::fs::write(&train, text.replace("\"yes\"", "\"trained\"")).expect("annotations");
+    let demonstrations = Some(TaskFiles { annotations: Some(train), ..plain.files.clone() });
+    let options = EvalOptions { shots: Some(9), demonstrations, ..plain };
+    let model = Scripted::default();
+    let Evaluation::Done { report: Some(report), .. } = evaluate(&model, &options).expect("answers") else {
+        panic!("the questions' own annotations score them")
+    };
+    assert!(report.score() > 0.0);
+    assert!(model.asked.borrow()[3].0.contains(" trained\n"), "{}", model.asked.borrow()[3].0);
+    std::fs::remove_dir_all(&out).expect("removed");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use vila_train::evaluation::metrics::{METRICS, MetricFiles, caption_tokens, evalai_normalize};
+use vila_train::evaluation::metrics::{METRICS, MetricFiles, caption_tokens, evalai_normalize, infer_option};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/metrics").join(name)
@@ -164,6 +164,23 @@ fn mme_equals_its_tool() {
     close(&report["cognition"], &expected["cognition"], 1e-9);
     for (subtask, score) in expected["subtasks"].as_object().expect("subtasks") {
         close(&report["subtasks"][subtask]["score"], score, 1e-9);
+    }
+}
+
+#[test]
+fn options_of_mmbench_are_read_as_by_vlmevalkit() {
+    let cases: Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("../choices/mmbench.json")).expect("cases"))
+            .expect("cases");
+    for case in cases.as_array().expect("cases") {
+        let options: Vec<(char, String)> = case[1]
+            .as_object()
+            .expect("options")
+            .iter()
+            .map(|(letter, text)| (letter.chars().next().expect("letter"), text.as_str().expect("text").to_owned()))
+            .collect();
+        let read = infer_option(case[0].as_str().expect("answer"), &options).map(String::from);
+        assert_eq!(Value::from(read), case[2], "{case}");
     }
 }
 

@@ -1,18 +1,20 @@
 """Writes tests/fixtures/choices: random answers to yes-or-no and multiple-choice questions, and what the official evaluators
 make of them.
 
-    python tests/scripts/make_choices.py --pope FILE --scienceqa FILE --seed FILE --mme FILE
+    python tests/scripts/make_choices.py --pope FILE --scienceqa FILE --seed FILE --mme FILE --mmbench FILE
 
-FILEs are LLaVA's eval_pope.py, eval_science_qa.py and convert_seed_for_submission.py, and MME's calculation.py (which needs
-scikit-learn). They run as they are; none of their code is kept.
+FILEs are LLaVA's eval_pope.py, eval_science_qa.py and convert_seed_for_submission.py, MME's calculation.py (which needs
+scikit-learn), and VLMEvalKit's matching_util.py. They run as they are; none of their code is kept.
 """
 
 import argparse
+import importlib.util
 import json
 import random
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 OUT = Path(__file__).resolve().parents[1] / "fixtures" / "choices"
@@ -129,12 +131,40 @@ def seed(rng, script):
     write("seed/expected.json", json.dumps(expected, indent=1) + "\n")
 
 
+def mmbench(rng, script):
+    """Answers, options, and the letter that is read, or null."""
+    log = types.ModuleType("vlmeval.smp.log")
+    log.get_logger = lambda name: None
+    sys.modules.update({"vlmeval": types.ModuleType("vlmeval"), "vlmeval.smp": types.ModuleType("vlmeval.smp"),
+                        "vlmeval.smp.log": log})
+    spec = importlib.util.spec_from_file_location("matching_util", script)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    texts = ["a dog", "two cats", "A red bus on the left", "none of these", "7", "yes", "Left", "to the LEFT of it", "é", "cat"]
+    forms = ["{0}", "{0}.", "({0})", "{0}. {1}", "{0}: {1}", "The answer is {0}.", "The answer is {0}", "the correct Answer is **{0}**",
+             "answer is {0} and {2} is wrong", "{0} or {2}", "{1}", "It is {1}.", "I see {1} and {3}", "Z", "Z. None",
+             "A dog is standing there on grass", "{0} because it is the largest of them all", "I think it must be {0}!", "",
+             "Sorry, I can't help with images of people yet.", "Cannot determine the answer, {0}",
+             "Failed to obtain answer via API. {0}", "Failed to obtain answer via API. {1}", "{1} {1} {1} {1} {1} {1} {1}", "{4}",
+             "**{0}**", "[{0}]", "#{0}", "{0}{2}", "{0},{2}", "A {1}", "Option {0}", "{4}. {1}", "the answer is {4}"]
+    cases = []
+    for _ in range(1500):
+        letters = rng.choice(["AB", "ABC", "ABCD", "ABCD", "ABD"])
+        options = dict(zip(letters, rng.sample(texts, len(letters))))
+        one, two = rng.choice(letters), rng.choice(letters)
+        answer = rng.choice(forms).format(one, options[one], two, options[two], one.lower())
+        answer = rng.choice([answer, answer, answer.upper(), answer.replace(" ", "  ")])
+        read = tool.can_infer(answer, dict(options))
+        cases.append([answer, options, None if read in (False, "Z") else read])
+    write("mmbench.json", json.dumps(cases, ensure_ascii=False).replace("], [", "],\n[") + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("--pope", "--scienceqa", "--seed", "--mme"):
+    for name in ("--pope", "--scienceqa", "--seed", "--mme", "--mmbench"):
         parser.add_argument(name, required=True)
     arguments = parser.parse_args()
-    for number, make in enumerate((pope, scienceqa, mme, seed)):
+    for number, make in enumerate((pope, scienceqa, mme, seed, mmbench)):
         make(random.Random(number), getattr(arguments, make.__name__))
 
 

@@ -39,6 +39,9 @@ pub(super) struct EvalArguments {
     /// Where their images are; that file's folder if left out.
     #[arg(long, value_name = "DIR")]
     demonstration_images: Option<PathBuf>,
+    /// Their right answers, where they are published apart from the questions; as --annotations if left out.
+    #[arg(long, value_name = "FILE")]
+    demonstration_annotations: Option<PathBuf>,
     /// How demonstrations are arranged.
     #[arg(long, value_enum, default_value_t)]
     arrangement: Arrangement,
@@ -77,9 +80,11 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         if path.is_dir() { path.clone() } else { path.parent().map(PathBuf::from).unwrap_or_default() }
     };
     let images = arguments.images.unwrap_or_else(|| beside(&arguments.data));
-    let demonstrations = arguments.demonstrations.map(|file| {
-        let images = arguments.demonstration_images.unwrap_or_else(|| beside(&file));
-        (file, images)
+    let demonstrations = arguments.demonstrations.map(|data| TaskFiles {
+        images: arguments.demonstration_images.unwrap_or_else(|| beside(&data)),
+        annotations: arguments.demonstration_annotations.or_else(|| arguments.annotations.clone()),
+        out: arguments.out.clone(),
+        data,
     });
     let launch = crate::ranks::launch(|name| std::env::var(name).ok())?;
     let shard = arguments.shard.or(launch.as_ref().map(|launch| Shard { index: launch.rank, count: launch.world }));

@@ -134,6 +134,8 @@ pub fn read_records(path: &Path, lists: &[&str]) -> Result<Vec<Record>> {
                 None => Ok(vec![whole]),
             }
         }
+        // Lines do not begin an array: its own error says more.
+        Err(error) if text.trim_start().starts_with('[') => Err(Error::Data(format!("{name}: {error}"))),
         _ => parse_lines(&text, path)?
             .into_iter()
             .map(|(number, value)| Record::new(format!("{name} line {number}"), value))
@@ -199,7 +201,7 @@ impl<T> ById<T> {
 /// Predictions and references side by side, in the order of the references.
 ///
 /// # Errors
-/// A reference without a prediction or a prediction without a reference: three of the ids are named.
+/// No reference at all; a reference without a prediction or a prediction without a reference: three of the ids are named.
 pub fn join<'a, P, R>(
     predictions: &'a ById<P>,
     references: &'a ById<R>,
@@ -214,6 +216,9 @@ pub fn join<'a, P, R>(
             files.1.display(),
             some(&missing)
         )));
+    }
+    if references.is_empty() {
+        return Err(Error::Data(format!("{}: there are no references", files.1.display())));
     }
     let unknown: Vec<&str> = predictions.iter().map(|(id, _)| id).filter(|id| references.get(id).is_none()).collect();
     if !unknown.is_empty() {

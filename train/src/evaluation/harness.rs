@@ -13,7 +13,7 @@ use vila_model::{GenerateOptions, Vila};
 use super::few_shot::{Arrangement, Choice, demonstrations, prompt};
 use super::files::read_text;
 use super::metrics::Report;
-use super::tasks::{Answer, Item, Style, Task, TaskFiles, without_first_shot};
+use super::tasks::{Answer, Item, Style, Task, TaskFiles, with_shots};
 use crate::data::template::Template;
 use crate::data::tokens::hex;
 use crate::whole_file::write_whole;
@@ -43,7 +43,7 @@ pub trait Answerer {
     ///
     /// # Errors
     /// The model's files cannot be read.
-    fn fingerprint(&self) -> Result<String>;
+    fn fingerprint(&self, out: &Path) -> Result<String>;
 }
 
 impl Answerer for Vila {
@@ -68,8 +68,13 @@ impl Answerer for Vila {
         Ok(self.tokenizer.encode(text)?.len())
     }
 
-    fn fingerprint(&self) -> Result<String> {
+    fn fingerprint(&self, out: &Path) -> Result<String> {
         let mut hash = Sha256::new();
+        let real = |path: &Path| std::fs::canonicalize(path).map_err(Error::io(path));
+        if real(out)? == real(&self.dir)? {
+            let problem = "is the model's own folder; choose another --out".to_string();
+            return Err(Error::OutputDirectory { path: out.to_path_buf(), problem });
+        }
         hash_folder(&self.dir, &mut hash)?;
         hash.update(format!("{:?}", self.processor));
         Ok(hex(&hash.finalize()))
@@ -79,6 +84,7 @@ impl Answerer for Vila {
 /// Files up to this size are hashed whole, larger ones by size and both ends: weights are not read twice.
 const HASHED_WHOLE: u64 = 1 << 20;
 
+/// Of a model's folder, and of those in it that hold parts of a model: answers may lie in others.
 fn hash_folder(folder: &Path, hash: &mut Sha256) -> Result<()> {
     use std::io::{Read, Seek, SeekFrom};
     let mut paths = Vec::new();
@@ -88,7 +94,7 @@ fn hash_folder(folder: &Path, hash: &mut Sha256) -> Result<()> {
     paths.sort();
     for path in paths {
         if path.is_dir() {
-            if path.file_name().is_some_and(|name| name != "trainer") {
+            if path.file_name().is_some_and(|name| name != "trainer") && holds_weights(&path) {
                 hash_folder(&path, hash)?;
             }
             continue;
@@ -105,6 +111,12 @@ fn hash_folder(folder: &Path, hash: &mut Sha256) -> Result<()> {
         hash.update(&ends);
     }
     Ok(())
+}
+
+fn holds_weights(folder: &Path) -> bool {
+    let is_weights = |path: &Path| path.extension().is_some_and(|end| end == "safetensors" || end == "bin");
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    folder.join("config.json").is_file() || entries.any(|entry| is_weights(&entry.path()))
 }
 
 /// One part of a task's questions, from 0.
@@ -142,7 +154,7 @@ pub struct EvalOptions {
     /// Demonstrations per question; none given asks as the authors do.
     pub shots: Option<usize>,
     /// A file of the same format to take demonstrations from, and its images.
-    pub demonstrations: Option<(PathBuf, PathBuf)>,
+    pub demonstrations: Option<TaskFiles>,
     /// How they are arranged.
     pub arrangement: Arrangement,
     /// Which of them a question gets.
@@ -265,20 +277,15 @@ fn read_pool(options: &EvalOptions) -> Result<Vec<Item>> {
     match (&options.demonstrations, wanted) {
         (_, 0) => Ok(Vec::new()),
         (None, _) => Err(Error::Data("--shots: say with --demonstrations where the examples are".into())),
-        (Some((data, images)), wanted) => {
-            let files = TaskFiles {
-                data: data.clone(),
-                images: images.clone(),
-                annotations: options.files.annotations.clone(),
-                out: options.files.out.clone(),
-            };
-            let pool = options.task.read(&files, 0)?;
+        (Some(files), wanted) => {
+            let pool = options.task.read(files, 0)?;
             let usable = pool.iter().filter(|item| item.answer.is_some()).count();
             match usable > wanted {
                 true => Ok(pool),
                 false => Err(Error::Data(format!(
-                    "{}: {usable} examples have answers, more than {wanted} are needed; VQA's come from --annotations",
-                    data.display()
+                    "{}: {usable} examples have answers, more than {wanted} are needed; VQA's come from \
+                     --demonstration-annotations",
+                    files.data.display()
                 ))),
             }
         }
@@ -293,7 +300,7 @@ fn header(model: &dyn Answerer, options: &EvalOptions, asked: &[Asked]) -> Resul
     }
     let facts = json!({
         "task": options.task.name,
-        "model": model.fingerprint()?,
+        "model": model.fingerprint(&options.files.out)?,
         "prompts": hex(&prompts.finalize()),
         "max_new_tokens": options.task.max_new_tokens,
         "shots": options.shots.unwrap_or(options.task.shots),
@@ -349,10 +356,12 @@ fn answer_line(answer: &Answer) -> String {
 fn answer(model: &dyn Answerer, options: &EvalOptions, asked: &Asked) -> Result<Answer> {
     let task = options.task;
     let mut prompt = asked.prompt.clone();
-    if task.style == Style::Letters {
-        while model.tokens(&prompt)? > super::tasks::MMLU_TOKENS {
-            let Some(shorter) = without_first_shot(&prompt) else { break };
-            prompt = shorter;
+    if matches!(task.style, Style::Letters | Style::Text) {
+        for shots in (0..asked.item.shots.len()).rev() {
+            if model.tokens(&prompt)? <= super::tasks::MOST_TOKENS {
+                break;
+            }
+            prompt = with_shots(asked.item, shots);
         }
     }
     let logprobs = if task.style == Style::Letters { Some(model.letters(&prompt)?) } else { None };

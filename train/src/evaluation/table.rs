@@ -45,7 +45,7 @@ pub fn read_rows(path: &Path, separator: char) -> Result<Vec<Vec<String>>> {
         .ok_or_else(|| Error::Data(format!("{}: a quote is never closed; is the file whole?", path.display())))
 }
 
-/// Reads a table whose first row names the columns; empty values are absent fields.
+/// Reads a table whose first row names the columns; empty values are null.
 pub fn read_table(path: &Path, separator: char) -> Result<Vec<Record>> {
     records(path, read_rows(path, separator)?)
 }
@@ -68,11 +68,9 @@ fn records(path: &Path, rows: Vec<Vec<String>>) -> Result<Vec<Record>> {
             if row.len() > columns.len() {
                 return Err(Error::Data(format!("{place}: {} values for {} columns", row.len(), columns.len())));
             }
-            let filled = columns.iter().cloned().zip(row).filter(|(_, value)| !value.is_empty());
-            Record::new(
-                place,
-                Value::Object(filled.map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>()),
-            )
+            let value = |text: String| if text.is_empty() { Value::Null } else { Value::String(text) };
+            let values = row.into_iter().map(value).chain(std::iter::repeat(Value::Null));
+            Record::new(place, Value::Object(columns.iter().cloned().zip(values).collect::<Map<_, _>>()))
         })
         .collect()
 }

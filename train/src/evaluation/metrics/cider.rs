@@ -90,12 +90,20 @@ fn references(file: &Record) -> Result<Vec<(String, Vec<String>)>> {
     let mut places = HashMap::new();
     if file.get("images").is_some() {
         for image in file.records("images")? {
-            let id = image.id(&["id"])?;
+            // The Karpathy splits keep all images and their captions in one list.
+            if image.get("split").is_some_and(|split| split != "test") {
+                continue;
+            }
+            let id = image.id(&["id", "cocoid", "imgid"])?;
+            let sentences = if image.get("sentences").is_some() { image.records("sentences")? } else { Vec::new() };
+            let sentences = sentences.iter().map(|sentence| sentence.text(&["raw"])).collect::<Result<_>>()?;
             places.insert(id.clone(), captions.len());
-            captions.push((id, Vec::new()));
+            captions.push((id, sentences));
         }
     }
-    for annotation in file.records("annotations")? {
+    let told = captions.iter().any(|(_, captions)| !captions.is_empty());
+    let annotations = if told && file.get("annotations").is_none() { Vec::new() } else { file.records("annotations")? };
+    for annotation in annotations {
         let id = annotation.id(&["image_id"])?;
         let place = *places.entry(id.clone()).or_insert(captions.len());
         if place == captions.len() {

@@ -6,7 +6,9 @@
 //! with the same columns. Every row needs a prediction.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
+use regex_automata::meta::Regex;
 use serde_json::{Map, Value, json};
 
 use super::{MetricFiles, Report};
@@ -17,41 +19,76 @@ use crate::{Error, Result};
 /// Rotations of question `i` have the indices `i + k * ROTATION`.
 const ROTATION: u64 = 1_000_000;
 
-const REFUSALS: [&str; 5] = [
+const REFUSALS: [&str; 4] = [
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
-    "Failed to obtain answer via API",
 ];
+/// What stands in for an answer that an API did not give.
+const NO_ANSWER: &str = "Failed to obtain answer via API";
 
-/// The option that an answer names: the only letter among its words, else the only option whose text it has.
+/// The option that an answer names, as VLMEvalKit reads it without a judge: the only letter among its words if it is one of
+/// the last four, else a letter after `answer is`, else the only option whose text it has.
 pub fn infer_option(answer: &str, options: &[(char, String)]) -> Option<char> {
+    static SENTENCE: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**").expect("a pattern"));
+    if answer.contains(NO_ANSWER) {
+        return infer_text(answer, options);
+    }
     if REFUSALS.iter().any(|refusal| answer.contains(refusal)) {
         return None;
     }
     let words = answer.replace(['.', '(', ')', '[', ']', ',', ':', ';', '!', '*', '#', '{', '}'], " ");
     let words: Vec<&str> = words.split_whitespace().collect();
-    let one = |named: Vec<char>| if let [letter] = named[..] { Some(letter) } else { None };
-    let by = |names: &dyn Fn(&(char, String)) -> bool| options.iter().filter(|o| names(o)).map(|o| o.0).collect();
-    let lower = answer.to_lowercase();
-    if words.contains(&"Z") && !options.iter().any(|(letter, _)| words.iter().any(|word| word.chars().eq([*letter]))) {
+    let place = |letter: char| words.iter().position(|word| word.chars().eq([letter]));
+    let named: Vec<(char, usize)> = options.iter().filter_map(|(letter, _)| Some((*letter, place(*letter)?))).collect();
+    match named[..] {
+        [(letter, place)] if place + 5 > words.len() => return Some(letter),
         // What the evaluator's judge writes for "none of them".
+        [] if words.contains(&"Z") => return None,
+        _ => {}
+    }
+    let group = SENTENCE.captures_iter(answer).next().and_then(|found| found.get_group(1));
+    let letter = group.and_then(|group| answer[group.range()].chars().next()).map(|letter| letter.to_ascii_uppercase());
+    letter.filter(|letter| options.iter().any(|(known, _)| known == letter)).or_else(|| infer_text(answer, options))
+}
+
+/// An answer much longer than the options says too much to name one.
+fn infer_text(answer: &str, options: &[(char, String)]) -> Option<char> {
+    let answer = answer.to_lowercase();
+    let length: usize = options.iter().map(|(_, text)| text.chars().count()).sum();
+    if answer.chars().count() > 2 * length {
         return None;
     }
-    one(by(&|(letter, _)| words.iter().any(|word| word.chars().eq([*letter]))))
-        .or_else(|| one(by(&|(_, text)| lower.contains(&text.to_lowercase()))))
+    let mut named = options.iter().filter(|(_, text)| answer.contains(&text.to_lowercase()));
+    match (named.next(), named.next()) {
+        (Some((letter, _)), None) => Some(*letter),
+        _ => None,
+    }
 }
 
-/// The options of a row: letters from A until the first column that is empty.
+fn option(record: &Record, letter: char) -> Option<(char, String)> {
+    record.text(&[&letter.to_string()]).ok().filter(|text| !is_none(text)).map(|text| (letter, text))
+}
+
+/// The options of a row that a prompt shows: letters from A until the first column that is empty.
 pub(crate) fn options(record: &Record) -> Vec<(char, String)> {
-    let text = |letter: char| record.text(&[&letter.to_string()]).ok().filter(|text| !is_none(text));
-    ('A'..='D').map_while(|letter| Some((letter, text(letter)?))).collect()
+    ('A'..='D').map_while(|letter| option(record, letter)).collect()
 }
 
-/// How tables write that there is nothing.
+/// What pandas, with which the authors read tables, takes for nothing.
+pub(crate) fn is_missing(text: &str) -> bool {
+    const MISSING: [&str; 19] = [
+        "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+        "NULL", "NaN", "None", "n/a", "nan", "null",
+    ];
+    MISSING.contains(&text)
+}
+
+/// What a prompt leaves out.
 pub(crate) fn is_none(text: &str) -> bool {
-    text.is_empty() || ["nan", "none"].contains(&text.to_lowercase().as_str())
+    is_missing(text) || ["nan", "none"].contains(&text.to_lowercase().as_str())
 }
 
 /// Rows of a TSV, XLSX or JSON file.
@@ -78,7 +115,8 @@ pub(crate) fn index_of(record: &Record) -> Result<u64> {
 
 impl MmbenchRow {
     pub fn new(reference: &Record, answer: &str) -> Result<Self> {
-        let named = infer_option(answer, &options(reference));
+        let options: Vec<_> = ('A'..='Z').filter_map(|letter| option(reference, letter)).collect();
+        let named = infer_option(answer, &options);
         let right = reference.text(&["answer"])?;
         let category = reference.get("category").and_then(Value::as_str).unwrap_or("").to_owned();
         let right = named.is_some_and(|named| right.trim().chars().eq([named]));

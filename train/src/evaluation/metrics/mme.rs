@@ -132,6 +132,9 @@ fn read_results(folder: &Path) -> Result<Vec<MmeRow>> {
     let mut rows = Vec::new();
     for file in files_in(folder, &["txt"])? {
         let subtask = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("").to_owned();
+        if !PERCEPTION.iter().chain(&COGNITION).any(|known| *known == subtask) {
+            return Err(Error::Data(format!("{}: `{subtask}` is no subtask of MME", file.display())));
+        }
         for (number, line) in read_text(&file)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let place = || format!("{} line {}", file.display(), number + 1);
             let columns: Vec<&str> = line.split('\t').collect();
@@ -141,6 +144,9 @@ fn read_results(folder: &Path) -> Result<Vec<MmeRow>> {
             };
             rows.push((subtask.clone(), image.to_owned(), truth(wanted, place)? == mme_answer(answer)));
         }
+    }
+    if rows.is_empty() {
+        return Err(Error::Data(format!("{}: there are no files SUBTASK.txt with answers", folder.display())));
     }
     Ok(rows)
 }

@@ -36,7 +36,7 @@ pub(crate) mod shared {
     pub(crate) use super::bbh::{bbh_report, read_task};
     pub(crate) use super::drop::{DropQuestion, best_em_f1, drop_report, read_questions as read_drop};
     pub(crate) use super::exact_match::{exact_match_report, gqa_answer, read_gqa, read_seed, seed_groups};
-    pub(crate) use super::mmbench::{MmbenchRow, index_of, is_none, mmbench_report, options, read_rows};
+    pub(crate) use super::mmbench::{MmbenchRow, index_of, is_missing, is_none, mmbench_report, options, read_rows};
     pub(crate) use super::mme::{MmeQuestion, PLEASE, mme_report, read_benchmark};
     pub(crate) use super::mmlu::{LETTERS, MmluQuestion, MmluRow, likeliest, mmlu_report, read_split};
     pub(crate) use super::pope::{category as pope_category, label as pope_label, pope_report};

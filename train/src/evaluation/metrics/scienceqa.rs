@@ -2,7 +2,8 @@
 //!
 //! References are the published `problems.json`, with `pid_splits.json` beside it the ids of its `test` split, else
 //! all. A question without a prediction is wrong, as there; predictions for other questions are ignored, the last of
-//! several for one question counts. Questions with images are those whose prompt has `<image>`.
+//! several for one question counts. Questions with images are those whose prompt has `<image>`; of predictions without a
+//! prompt, those whose problem has an image.
 
 use std::sync::LazyLock;
 
@@ -83,7 +84,7 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
         problems.fields().keys().cloned().collect()
     };
     let answers = read_records(&files.predictions, &["results"])?.into_iter().map(|record| {
-        let prompt = record.get("prompt").and_then(Value::as_str).unwrap_or("").to_owned();
+        let prompt = record.get("prompt").and_then(Value::as_str).map(str::to_owned);
         Ok((record.id(&["question_id"])?, (record.text(&["text", "answer", "prediction"])?, prompt)))
     });
     let answers = ById::new(answers.collect::<Result<Vec<_>>>()?, Repeated::LastWins, &files.predictions)?;
@@ -95,7 +96,11 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     for id in &ids {
         let problem = problems.record(id)?;
         match answers.get(id) {
-            Some((text, prompt)) => tally.add(is_right(text, &problem)?, prompt.contains("<image>")),
+            Some((text, prompt)) => {
+                let in_problem = || problem.get("image").is_some_and(|image| image != "");
+                let with_image = prompt.as_ref().map_or_else(in_problem, |prompt| prompt.contains("<image>"));
+                tally.add(is_right(text, &problem)?, with_image);
+            }
             None => tally.add(false, false),
         }
     }

@@ -1,9 +1,10 @@
 //! VQA accuracy as TextVQA and VizWiz compute it (mmf, EvalAI): every answer is normalised, ten humans are left out
 //! one by one.
 //!
-//! Records join by `question_id`, by `image` (VizWiz), or, where a prediction carries its prompt and the reference an
-//! `image_id` (TextVQA), by image and question. Every reference needs a prediction; a second one for the same
-//! question is an error.
+//! Records join by `question_id`, by `image` (VizWiz; in LLaVA's answer files it is the id), or, where a prediction carries
+//! its prompt and the reference an `image_id` (TextVQA), by image and question: there each prediction counts, and the last
+//! of several references, as LLaVA's evaluator has it. Every reference needs a prediction; elsewhere a second one for the
+//! same question is an error.
 
 use super::vqa_text::evalai_normalize;
 use super::{MetricFiles, Report, mean, round2};
@@ -23,6 +24,12 @@ pub fn soft_accuracy(answer: &str, humans: &[String]) -> f64 {
 /// The question in a prompt: its first line, or the second where tokens read by OCR come first.
 fn question_of(prompt: &str) -> String {
     let prompt = prompt.strip_prefix("<image>\n").unwrap_or(prompt);
+    if prompt.starts_with("OCR tokens: ")
+        && let Some((_, rest)) = prompt.split_once("Question: ")
+        && let Some((question, _)) = rest.split_once(" Short answer:")
+    {
+        return question.to_lowercase();
+    }
     let mut lines = prompt.split('\n');
     let first = lines.next().unwrap_or("");
     let question = match first.starts_with("OCR tokens: ") || first.starts_with("Reference OCR token: ") {
@@ -35,7 +42,8 @@ fn question_of(prompt: &str) -> String {
 /// How predictions and references name a question.
 #[derive(Clone, Copy)]
 enum Key {
-    Field(&'static str),
+    QuestionId,
+    Image,
     ImageAndQuestion,
 }
 
@@ -47,16 +55,17 @@ impl Key {
             && reference.get("question").is_some()
         {
             Key::ImageAndQuestion
-        } else if both("image") && !both("question_id") {
-            Key::Field("image")
+        } else if reference.get("image").is_some() && !both("question_id") {
+            Key::Image
         } else {
-            Key::Field("question_id")
+            Key::QuestionId
         }
     }
 
     fn of_prediction(self, record: &Record) -> Result<String> {
         match self {
-            Key::Field(field) => record.id(&[field]),
+            Key::QuestionId => record.id(&["question_id"]),
+            Key::Image => record.id(&["image", "question_id"]),
             Key::ImageAndQuestion => {
                 Ok(pair(record.id(&["question_id", "image_id"])?, &question_of(&record.text(&["prompt"])?)))
             }
@@ -65,7 +74,8 @@ impl Key {
 
     fn of_reference(self, record: &Record) -> Result<String> {
         match self {
-            Key::Field(field) => record.id(&[field]),
+            Key::QuestionId => record.id(&["question_id"]),
+            Key::Image => record.id(&["image"]),
             Key::ImageAndQuestion => Ok(pair(record.id(&["image_id"])?, &record.text(&["question"])?.to_lowercase())),
         }
     }
@@ -95,10 +105,13 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let key = Key::choose(prediction, reference);
     let answers = predictions.iter().map(|record| Ok((key.of_prediction(record)?, record.text(&["answer", "text"])?)));
     let humans = references.iter().map(|record| Ok((key.of_reference(record)?, human_answers(record)?)));
-    let answers = ById::new(answers.collect::<Result<Vec<_>>>()?, Repeated::Refused, &files.predictions)?;
-    let humans = ById::new(humans.collect::<Result<Vec<_>>>()?, Repeated::Refused, &files.references)?;
-    let joined = join(&answers, &humans, files.pair())?;
-    let scores: Vec<f64> = joined.iter().map(|(_, answer, humans)| soft_accuracy(answer, humans)).collect();
+    let said: Vec<(String, String)> = answers.collect::<Result<_>>()?;
+    let repeated = if matches!(key, Key::ImageAndQuestion) { Repeated::LastWins } else { Repeated::Refused };
+    let answers = ById::new(said.iter().cloned(), repeated, &files.predictions)?;
+    let humans = ById::new(humans.collect::<Result<Vec<_>>>()?, repeated, &files.references)?;
+    join(&answers, &humans, files.pair())?;
+    let score = |(id, answer): &(String, String)| Some(soft_accuracy(answer, humans.get(id)?));
+    let scores: Vec<f64> = said.iter().filter_map(score).collect();
     Ok(vqa_evalai_report(&scores))
 }
 

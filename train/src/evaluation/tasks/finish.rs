@@ -81,7 +81,7 @@ pub(super) fn gqa(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
         answers.iter().map(|(item, answer)| Some((Vec::new(), gqa_right(item, answer)? == 1.0))).collect();
     let entry = |(item, answer): &(&Item, &Answer)| {
         let said = shared::gqa_answer(&answer.text);
-        json!({ "questionId": item.id, "prediction": said })
+        json!({ "questionId": question_id(item), "prediction": said })
     };
     let report = rows.map(|rows| shared::exact_match_report("gqa", &rows));
     outcome(report, "testdev_balanced_predictions.json", list(answers.iter().map(entry)))
@@ -198,12 +198,6 @@ pub(super) fn mmbench_right(item: &Item, answer: &Answer) -> Option<f64> {
     score(shared::MmbenchRow::new(&item.record, &answer.text).ok()?.right)
 }
 
-/// What the authors' converter reads as nothing, being pandas.
-const NOTHING: [&str; 17] = [
-    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
-    "NaN", "None", "n/a", "nan",
-];
-
 /// The table without hint, categories, source, comment and image, and with the answers as seventh column.
 pub(super) fn mmbench(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
     const DROPPED: [&str; 6] = ["hint", "category", "source", "image", "comment", "l2-category"];
@@ -214,12 +208,7 @@ pub(super) fn mmbench(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
             columns.push(name);
         }
     }
-    columns.sort_by_key(|name| {
-        ["index", "question", "A", "B", "C", "D"].iter().position(|first| first == name).unwrap_or(9)
-    });
-    let text = |item: &Item, name: &str| {
-        item.record.text(&[name]).ok().filter(|text| !NOTHING.contains(&text.as_str()) && text != "null")
-    };
+    let text = |item: &Item, name: &str| item.record.text(&[name]).ok().filter(|text| !shared::is_missing(text));
     let numeric =
         |name: &str| answers.iter().filter_map(|(item, _)| text(item, name)).all(|text| float(&text).is_some());
     let numbers: Vec<bool> = columns.iter().map(|name| numeric(name)).collect();

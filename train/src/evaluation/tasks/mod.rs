@@ -13,7 +13,7 @@ use super::files::Record;
 use super::metrics::Report;
 use crate::Result;
 
-pub(crate) use text::{MMLU_TOKENS, without_first_shot};
+pub(crate) use text::{MOST_TOKENS, with_shots};
 
 /// One question.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Item {
     pub images: Vec<PathBuf>,
     /// What the user is asked, marks of images left out: for text-only tasks the whole prompt.
     pub text: String,
+    /// Where demonstrations end in that prompt, after where the first begins; empty if there are none.
+    pub shots: Vec<usize>,
     /// The bare question, for few-shot prompts.
     pub question: String,
     /// What a demonstration answers.

@@ -21,7 +21,16 @@ const UNANSWERABLE: &str = "When the provided information is insufficient, respo
 fn item(id: String, image: Option<std::path::PathBuf>, question: &str, suffix: &[&str], record: Record) -> Item {
     let text = std::iter::once(question).chain(suffix.iter().copied()).collect::<Vec<_>>().join("\n");
     let images = image.into_iter().collect();
-    Item { id, images, text, question: question.to_owned(), answer: None, group: String::new(), record }
+    Item {
+        id,
+        images,
+        text,
+        shots: Vec::new(),
+        question: question.to_owned(),
+        answer: None,
+        group: String::new(),
+        record,
+    }
 }
 
 /// The authors' question files.
@@ -144,11 +153,17 @@ pub(super) fn vizwiz(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
 
 /// TextVQA 0.5.1: `{"data": [{"question_id", "image_id", "question", "answers", "ocr_tokens"?}]}`.
 pub(super) fn textvqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let mut asked: HashMap<String, usize> = HashMap::new();
     let read = |record: Record| {
         if record.get("text").is_some() {
             let mut item = llava_line(files, record)?;
-            // In the authors' file the id is the image's: several questions have the same.
+            // In the authors' file the id is the image's: several questions have the same, some of them the same words.
             item.id = format!("{} {}", item.id, item.question);
+            let before = asked.entry(item.id.clone()).or_default();
+            *before += 1;
+            if *before > 1 {
+                item.id = format!("{} (number {before})", item.id);
+            }
             return Ok(item);
         }
         let (id, question, name) =
@@ -292,7 +307,8 @@ pub(super) fn scienceqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for id in ids {
         let record = problems.record(&id)?;
-        let hint = record.text(&["hint"]).ok().filter(|hint| !hint.is_empty()).unwrap_or_else(|| "N/A".to_owned());
+        let hint = record.text(&["hint"]).unwrap_or_default();
+        let hint = if hint.trim().is_empty() { "N/A" } else { hint.trim() };
         let choices = record.list("choices")?.iter().filter_map(Value::as_str);
         let options: Vec<String> =
             ('A'..).zip(choices).map(|(letter, choice)| format!("({letter}) {choice}")).collect();
@@ -300,7 +316,7 @@ pub(super) fn scienceqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
             format!("Context: {hint}\nQuestion: {}\nOptions: {}", record.text(&["question"])?, options.join(" "));
         let image = record.get("image").and_then(Value::as_str);
         let image = image.map(|name| find(&files.images, &[format!("test/{id}/{name}"), format!("{id}/{name}")]));
-        items.push(item(id, image.transpose()?, &question.replace("  ", " "), &[LETTER], record));
+        items.push(item(id, image.transpose()?, question.replace("  ", " ").trim(), &[LETTER], record));
     }
     Ok(items)
 }

@@ -11,15 +11,43 @@ use crate::evaluation::metrics::shared;
 use crate::evaluation::python::dumps;
 use crate::{Error, Result};
 
-/// Separates demonstrations in a prompt, so that leading ones can be dropped where it is too long.
-const BLANK: &str = "\n\n";
-/// Longest prompt of MMLU in tokens; demonstrations are dropped beyond.
-pub(crate) const MMLU_TOKENS: usize = 2048;
+/// Longest prompt in tokens; the last demonstrations are dropped beyond.
+pub(crate) const MOST_TOKENS: usize = 2048;
 
-fn item(id: String, group: &str, text: String, answer: String, record: Value) -> Result<Item> {
+fn item(id: String, group: &str, prompt: Shown, answer: String, record: Value) -> Result<Item> {
     let record = Record::new(id.clone(), record)?;
-    let (group, question) = (group.to_owned(), text.clone());
-    Ok(Item { id, images: Vec::new(), text, question, answer: Some(answer), group, record })
+    let (group, Shown { text, shots }) = (group.to_owned(), prompt);
+    Ok(Item { id, images: Vec::new(), question: text.clone(), text, shots, answer: Some(answer), group, record })
+}
+
+/// A prompt, and where its demonstrations end.
+#[derive(Clone)]
+struct Shown {
+    text: String,
+    shots: Vec<usize>,
+}
+
+impl Shown {
+    fn new(header: &str, shots: impl Iterator<Item = String>) -> Self {
+        let mut shown = Shown { text: header.to_owned(), shots: vec![header.len()] };
+        for shot in shots {
+            shown.text += &shot;
+            shown.text += "\n\n";
+            shown.shots.push(shown.text.len());
+        }
+        shown
+    }
+
+    fn asking(&self, question: &str) -> Self {
+        Shown { text: format!("{}{question}", self.text), shots: self.shots.clone() }
+    }
+}
+
+/// An item's prompt with the first `shots` of its demonstrations.
+pub(crate) fn with_shots(item: &Item, shots: usize) -> String {
+    let part = |number: Option<&usize>| number.copied().unwrap_or(0);
+    let (kept, end) = (part(item.shots.get(shots)), part(item.shots.last()));
+    format!("{}{}", &item.text[..kept], &item.text[end..])
 }
 
 /// A folder with `dev/SUBJECT_dev.csv` and `test/SUBJECT_test.csv`.
@@ -33,21 +61,14 @@ pub(super) fn mmlu(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
     let read = |question: shared::MmluQuestion| {
         // Two spaces stand before the subject in the reference implementation.
         let subject = question.subject.replace('_', " ");
-        let header = format!("The following are multiple choice questions (with answers) about  {subject}.{BLANK}");
+        let header = format!("The following are multiple choice questions (with answers) about  {subject}.\n\n");
         let shown = demonstrations.iter().filter(|shot| shot.subject == question.subject).take(shots);
-        let shown: String = shown.map(|shot| format!("{} {}{BLANK}", block(shot), shot.answer)).collect();
+        let shown = Shown::new(&header, shown.map(|shot| format!("{} {}", block(shot), shot.answer)));
         let record = json!({ "answer": question.answer.to_string() });
-        let text = header + &shown + &block(&question);
-        item(question.id.clone(), &question.subject, text, question.answer.to_string(), record)
+        let prompt = shown.asking(&block(&question));
+        item(question.id.clone(), &question.subject, prompt, question.answer.to_string(), record)
     };
     shared::read_split(&files.data, "test")?.into_iter().map(read).collect()
-}
-
-/// The prompt without its first demonstration, or nothing if it has none left.
-pub(crate) fn without_first_shot(prompt: &str) -> Option<String> {
-    let (header, rest) = prompt.split_once(BLANK)?;
-    let (_, kept) = rest.split_once(BLANK)?;
-    Some(format!("{header}{BLANK}{kept}"))
 }
 
 fn letter(item: &Item) -> char {
@@ -86,11 +107,11 @@ pub(super) fn bbh(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for file in files_in(&files.data, &["json"])? {
         let (task, examples) = shared::read_task(&file)?;
-        let shown = examples.iter().take(shots).map(|(input, target)| format!("{input}\nAnswer: {target}{BLANK}"));
-        let shown: String = shown.collect();
+        let shown = examples.iter().take(shots).map(|(input, target)| format!("{input}\nAnswer: {target}"));
+        let shown = Shown::new("", shown);
         for (number, (input, target)) in examples.iter().enumerate().skip(shots) {
-            let text = format!("{shown}{input}\nAnswer:");
-            items.push(item(format!("{task}/{number}"), &task, text, target.clone(), json!({ "target": target }))?);
+            let prompt = shown.asking(&format!("{input}\nAnswer:"));
+            items.push(item(format!("{task}/{number}"), &task, prompt, target.clone(), json!({ "target": target }))?);
         }
     }
     Ok(items)
@@ -108,13 +129,13 @@ pub(super) fn finish_bbh(_: &TaskFiles, answers: &[(&Item, &Answer)]) -> Result<
 pub(super) fn drop(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
     let mut questions = kept_questions(&files.data)?;
     let mut draws = Stream::new(0, 0);
-    let mut shown = String::new();
+    let mut shown = Vec::new();
     let mut passages = Vec::new();
     for _ in 0..shots {
         let left: Vec<&(shared::DropQuestion, String)> =
             questions.iter().filter(|(question, _)| !passages.contains(&question.passage)).collect();
         let Some((question, answer)) = (!left.is_empty()).then(|| left[draws.below(left.len())]) else { break };
-        shown += &format!("{} {}\nAnswer: {answer}{BLANK}", question.passage, question.question);
+        shown.push(format!("{} {answer}", asked(question)));
         passages.push(question.passage.clone());
     }
     questions.retain(|(question, _)| !passages.contains(&question.passage));
@@ -122,11 +143,16 @@ pub(super) fn drop(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
         let problem = "no question is left beside the demonstrations' passages; use fewer --shots";
         return Err(Error::Data(format!("{}: {problem}", files.data.display())));
     }
+    let shown = Shown::new("", shown.into_iter());
     let read = |(question, answer): (shared::DropQuestion, String)| {
-        let text = format!("{shown}{} {}\nAnswer:", question.passage, question.question);
-        item(question.id, "", text, answer, json!({ "golds": question.golds }))
+        let prompt = shown.asking(&asked(&question));
+        item(question.id, "", prompt, answer, json!({ "golds": question.golds }))
     };
     questions.into_iter().map(read).collect()
+}
+
+fn asked(question: &shared::DropQuestion) -> String {
+    format!("{} {}\nAnswer:", question.passage.trim(), question.question.trim())
 }
 
 fn kept_questions(data: &Path) -> Result<Vec<(shared::DropQuestion, String)>> {
