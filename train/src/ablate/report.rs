@@ -267,7 +267,9 @@ fn prose(table: &str) -> String {
 
 fn claim_row(judged: &Judged) -> Vec<String> {
     let number = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.3}"));
-    let by_seed: Vec<String> = judged.by_seed.iter().map(|value| format!("{value:.2}")).collect();
+    // Adding zero takes the sign from a negative one.
+    let rounded = |value: &f64| format!("{:.2}", (100.0 * value).round() / 100.0 + 0.0);
+    let by_seed: Vec<String> = judged.by_seed.iter().map(rounded).collect();
     vec![
         words(judged.claim),
         judged.verdict.words().into(),
@@ -402,8 +404,8 @@ fn cells(results: &[CellResult]) -> String {
         let first = runs.first()?;
         let stages: Vec<String> = first.stages.iter().map(|stage| format!("{} {}", stage.name, stage.steps)).collect();
         let changes: Vec<String> = cell.sets.iter().map(|set| format!("<code>{}</code>", escape(set))).collect();
-        Some(vec![cell.name.into(), cell.label.into(), stages.join(", "), changes.join(" ")])
+        Some(vec![cell.name.into(), cell.label.into(), stages.join(", "), changes.join("<br>")])
     };
     let rows: Vec<Vec<String>> = CELLS.iter().filter_map(row).collect();
-    table("Cells", &["cell", "what it is", "steps", "changes of recipes/ablate-toy.toml"], 4, &rows)
+    prose(&table("Cells", &["cell", "what it is", "steps", "changes of recipes/ablate-toy.toml"], 4, &rows))
 }

@@ -193,7 +193,7 @@ pub struct VisionSpec {
     pub select_layer: i64,
 }
 
-/// See [`VisionFamily`].
+/// See [`VisionFamily`](vila_model::config::VisionFamily).
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FamilySpec {
