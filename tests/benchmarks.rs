@@ -10,6 +10,8 @@ use vila_train::evaluation::harness::{Answerer, EvalOptions, Evaluation, Shard, 
 use vila_train::evaluation::metrics::{METRICS, MetricFiles};
 use vila_train::evaluation::tasks::{TASKS, Task, TaskFiles};
 
+use crate::child::command;
+
 const ANSWERS: [&str; 10] = [
     "Yes",
     "no, it is not",
@@ -380,6 +382,41 @@ fn demonstrations_have_annotations_of_their_own() {
     assert!(report.score() > 0.0);
     assert!(model.asked.borrow()[3].0.contains(" trained\n"), "{}", model.asked.borrow()[3].0);
     std::fs::remove_dir_all(&out).expect("removed");
+}
+
+/// Processes that torchrun started share the questions, and the last one writes what a single one does.
+#[test]
+fn ranks_share_the_questions() {
+    let (model, data) = (sample("../tiny-llava-hf"), sample("pope").join("data"));
+    let name = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (model, data) = (name(&model), name(&data));
+    let (alone, shared) = (fresh("alone"), fresh("shared"));
+    let start = |out: &Path, ranks: Option<(usize, usize)>| {
+        let out = name(out);
+        let arguments =
+            ["eval", "--task", "pope", "--device", "cpu", "--model", &model, "--data", &data, "--out", &out];
+        let mut process = command(&arguments);
+        if let Some((rank, world)) = ranks {
+            process.envs([
+                ("RANK", rank.to_string()),
+                ("LOCAL_RANK", rank.to_string()),
+                ("WORLD_SIZE", world.to_string()),
+            ]);
+            process.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500")]);
+        }
+        process.spawn().expect("vila")
+    };
+    let processes = [start(&alone, None), start(&shared, Some((0, 2))), start(&shared, Some((1, 2)))];
+    for process in processes {
+        let done = process.wait_with_output().expect("vila");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let read = |folder: &Path, name: &str| std::fs::read_to_string(folder.join(name)).expect(name);
+    assert_eq!(read(&alone, "answers_submission.jsonl"), read(&shared, "answers_submission.jsonl"));
+    for part in ["answers-0-of-2.jsonl", "answers-1-of-2.jsonl"] {
+        assert_eq!(read(&shared, part).lines().count(), 6, "{part}: a header and five answers");
+    }
+    [alone, shared].into_iter().for_each(|out| std::fs::remove_dir_all(out).expect("removed"));
 }
 
 #[test]
