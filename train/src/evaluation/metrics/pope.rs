@@ -180,38 +180,78 @@ fn numbered(ids: impl IntoIterator<Item = String>) -> Vec<String> {
     ids.into_iter().map(number).collect()
 }
 
+/// How answers find their labels.
+enum Joining<'a> {
+    Order,
+    Questions(&'a Path),
+    Category,
+    Id,
+}
+
+impl<'a> Joining<'a> {
+    fn choose(files: &'a MetricFiles, answers: &[Record]) -> Self {
+        let all = |field| answers.iter().all(|record| record.get(field).is_some());
+        let none = |field| answers.iter().all(|record| record.get(field).is_none());
+        match &files.questions {
+            _ if none("question_id") => Joining::Order,
+            Some(questions) => Joining::Questions(questions),
+            None if all("category") => Joining::Category,
+            None => Joining::Id,
+        }
+    }
+
+    fn of_labels(&self, labels: &[Label]) -> Result<Vec<String>> {
+        Ok(match self {
+            Joining::Order => in_order(labels.len()),
+            Joining::Questions(questions) => ids_by_order(questions, labels)?,
+            Joining::Category => labels.iter().map(|label| format!("{} {}", label.category, label.id)).collect(),
+            Joining::Id => numbered(labels.iter().map(|label| label.id.clone())),
+        })
+    }
+
+    fn of_answers(&self, answers: &[Record]) -> Result<Vec<String>> {
+        let id = |record: &Record| record.id(&["question_id"]);
+        let named = |record: &Record| Ok(format!("{} {}", record.text(&["category"])?, id(record)?));
+        match self {
+            Joining::Order => Ok(in_order(answers.len())),
+            Joining::Questions(_) => answers.iter().map(id).collect(),
+            Joining::Category => answers.iter().map(named).collect(),
+            Joining::Id => Ok(numbered(answers.iter().map(id).collect::<Result<Vec<_>>>()?)),
+        }
+    }
+}
+
+fn in_order(count: usize) -> Vec<String> {
+    (1..=count).map(|number| format!("number {number}")).collect()
+}
+
+/// Whether an answer's own question, if it has one, is the label's.
+fn check_question(answer: &Record, label: &Label) -> Result<()> {
+    let asked = answer.text(&["prompt", "question"]).ok();
+    match (asked, &label.question) {
+        (Some(asked), Some(question)) if !asked.to_lowercase().contains(&question.to_lowercase()) => {
+            let Label { category, id, .. } = label;
+            Err(answer.error(&format!("does not ask {question:?}, which is question {id} of `{category}`")))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let labels = labels(&files.references)?;
     let predictions = read_records(&files.predictions, &[])?;
-    let categorised = files.questions.is_none() && predictions.iter().all(|record| record.get("category").is_some());
-    let plain = files.questions.is_none() && !categorised;
-    let ids: Vec<String> = match &files.questions {
-        Some(questions) => ids_by_order(questions, &labels)?,
-        None if categorised => labels.iter().map(|label| format!("{} {}", label.category, label.id)).collect(),
-        None => numbered(labels.iter().map(|label| label.id.clone())),
+    let joining = Joining::choose(files, &predictions);
+    let (keys, said) = (joining.of_labels(&labels)?, joining.of_answers(&predictions)?);
+    let by_order = match joining {
+        Joining::Order => true,
+        Joining::Id => labels.iter().zip(&keys).any(|(label, key)| *key != label.id),
+        _ => false,
     };
-    let nameless = predictions.iter().all(|record| record.get("question_id").is_none());
-    let said: Vec<String> = if nameless {
-        let beyond = ids.len() + 1..;
-        ids.iter().cloned().chain(beyond.map(|number| format!("answer {number}"))).take(predictions.len()).collect()
-    } else {
-        let own = predictions.iter().map(|record| {
-            let id = record.id(&["question_id"])?;
-            Ok(if categorised { format!("{} {id}", record.text(&["category"])?) } else { id })
-        });
-        let own = own.collect::<Result<Vec<_>>>()?;
-        if plain { numbered(own) } else { own }
-    };
-    let by_order = nameless || plain && labels.iter().zip(&ids).any(|(label, id)| *id != label.id);
     let answers = ById::new(said.into_iter().zip(&predictions), Repeated::Refused, &files.predictions)?;
-    let labels = ById::new(ids.into_iter().zip(labels), Repeated::Refused, &files.references)?;
+    let labels = ById::new(keys.into_iter().zip(labels), Repeated::Refused, &files.references)?;
     let row = |(_, answer, label): (&str, &&Record, &Label)| {
-        let asked = answer.text(&["prompt", "question"]).ok().filter(|_| by_order);
-        if let (Some(asked), Some(question)) = (asked, &label.question)
-            && !asked.to_lowercase().contains(&question.to_lowercase())
-        {
-            let Label { category, id, .. } = label;
-            return Err(answer.error(&format!("does not ask {question:?}, which is question {id} of `{category}`")));
+        if by_order {
+            check_question(answer, label)?;
         }
         let said_yes = pope_says_yes(&answer.text(&["text", "answer", "prediction"])?);
         Ok((label.category.clone(), said_yes, label.yes))
