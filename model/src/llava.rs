@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::config::{Fields, Layout, VilaConfig, VisionFamily};
+use crate::config::{Fields, Layout, VilaConfig, VisionConfig, VisionFamily};
 use crate::image::ImageProcessor;
 use crate::{Error, Result};
 
@@ -143,7 +143,7 @@ pub(crate) fn image_processor(dir: &Path, layout: Layout, config: &VilaConfig) -
         Layout::Llava => {
             let tower = Tower::of_folder(dir)?;
             if tower.found().is_none() && tower.known().is_some() {
-                return Ok((usual_processor(config), dir.join("config.json")));
+                return Ok((config.vision.usual_processor(), dir.join("config.json")));
             }
             tower.folder()?.to_path_buf()
         }
@@ -166,12 +166,14 @@ pub(crate) fn tower_processor(dir: &Path) -> Result<(ImageProcessor, PathBuf)> {
 
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
-/// What public towers come with.
-fn usual_processor(config: &VilaConfig) -> ImageProcessor {
-    // Sizes in configurations are far below 2^32.
-    let side = u32::try_from(config.vision.image_size).unwrap_or(u32::MAX);
-    match config.vision.family {
-        VisionFamily::Clip => ImageProcessor::clip(side),
-        VisionFamily::Siglip => ImageProcessor::siglip(side),
+impl VisionConfig {
+    /// How images become pixels for public towers of this family and size.
+    pub fn usual_processor(&self) -> ImageProcessor {
+        // Sizes in configurations are far below 2^32.
+        let side = u32::try_from(self.image_size).unwrap_or(u32::MAX);
+        match self.family {
+            VisionFamily::Clip => ImageProcessor::clip(side),
+            VisionFamily::Siglip => ImageProcessor::siglip(side),
+        }
     }
 }

@@ -126,7 +126,8 @@ def seed(rng, script):
     write("seed/questions.json", json.dumps({"questions": questions, "question_type": types}) + "\n")
     write("seed/answers.jsonl", lines(answers))
     said = run(script, "--annotation-file", OUT / "seed/questions.json", "--result-file", OUT / "seed/answers.jsonl",
-               "--result-upload-file", OUT / "seed/upload.jsonl")
+               "--result-upload-file", OUT / "seed/upload.tmp")
+    (OUT / "seed/upload.tmp").unlink()
     expected = {name: float(share) for name, share in re.findall(r"^(.+?)(?: accuracy)?: (\S+)%$", said, re.M)}
     write("seed/expected.json", json.dumps(expected, indent=1) + "\n")
 

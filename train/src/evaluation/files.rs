@@ -198,6 +198,17 @@ impl<T> ById<T> {
     }
 }
 
+/// Ids that are all different: with how many of the same there were so far, from the second on.
+pub fn numbered(ids: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let number = |id: String| {
+        let so_far = seen.entry(id.clone()).or_default();
+        *so_far += 1;
+        if *so_far == 1 { id } else { format!("{id} (number {so_far})") }
+    };
+    ids.into_iter().map(number).collect()
+}
+
 /// Predictions and references side by side, in the order of the references.
 ///
 /// # Errors

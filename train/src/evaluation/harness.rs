@@ -39,10 +39,10 @@ pub trait Answerer {
     /// The tokenizer refuses the text.
     fn tokens(&self, text: &str) -> Result<usize>;
 
-    /// A hash of everything that decides the answers.
+    /// A hash of everything that decides the answers, which go to the folder `out`.
     ///
     /// # Errors
-    /// The model's files cannot be read.
+    /// The model's files cannot be read, or `out` is their folder: the answers would count as files of the model.
     fn fingerprint(&self, out: &Path) -> Result<String>;
 }
 
@@ -153,7 +153,7 @@ pub struct EvalOptions {
     pub files: TaskFiles,
     /// Demonstrations per question; none given asks as the authors do.
     pub shots: Option<usize>,
-    /// A file of the same format to take demonstrations from, and its images.
+    /// Where demonstrations come from: files of the same format.
     pub demonstrations: Option<TaskFiles>,
     /// How they are arranged.
     pub arrangement: Arrangement,
@@ -357,7 +357,7 @@ fn answer(model: &dyn Answerer, options: &EvalOptions, asked: &Asked) -> Result<
     let task = options.task;
     let mut prompt = asked.prompt.clone();
     if matches!(task.style, Style::Letters | Style::Text) {
-        for shots in (0..asked.item.shots.len()).rev() {
+        for shots in (0..asked.item.shots.len().saturating_sub(1)).rev() {
             if model.tokens(&prompt)? <= super::tasks::MOST_TOKENS {
                 break;
             }

@@ -135,13 +135,8 @@ impl Recipe {
             let problem = format!("`model.vision.select_layer` {} names no state", vision.select_layer);
             return Err(Error::recipe(path, problem));
         }
-        let side = u32::try_from(vision.image_size)
-            .map_err(|_| Error::recipe(path, "`model.vision.image_size` is too large"))?;
-        let processor = match family {
-            VisionFamily::Clip => ImageProcessor::clip(side),
-            VisionFamily::Siglip => ImageProcessor::siglip(side),
-        };
-        Ok((config, self.adjusted(path, processor)?))
+        let processor = self.adjusted(path, config.usual_processor())?;
+        Ok((config, processor))
     }
 
     /// The image processor with what `model.image` says otherwise.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::exact_match::exact_match_report;
 use super::{MetricFiles, Report, mean};
-use crate::evaluation::files::{files_in, read_object, read_records};
+use crate::evaluation::files::{ById, Record, Repeated, files_in, read_object, read_records};
 use crate::{Error, Result};
 
 /// Name of a task, and its inputs and targets.
@@ -40,20 +40,17 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
         let (_, examples) = tasks.iter().find(|(name, _)| name == task)?;
         Some((task.to_owned(), examples.get(number.parse::<usize>().ok()?)?.1.as_str()))
     };
-    let mut rows = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for record in read_records(&files.predictions, &[])? {
-        let id = record.id(&["id", "question_id"])?;
-        let (task, target) = target(&id).ok_or_else(|| {
-            record.error(&format!("`{id}` is not TASK/NUMBER of an example in {}", files.references.display()))
-        })?;
-        if !seen.insert(id.clone()) {
-            return Err(record.error(&format!("id {id} is there twice; keep one of them")));
-        }
-        rows.push((task, record.text(&["text", "prediction"])?.trim().starts_with(target)));
-    }
-    if rows.is_empty() {
+    let predictions = read_records(&files.predictions, &[])?.into_iter();
+    let predictions = predictions.map(|record| Ok((record.id(&["id", "question_id"])?, record)));
+    let predictions = ById::new(predictions.collect::<Result<Vec<_>>>()?, Repeated::Refused, &files.predictions)?;
+    if predictions.is_empty() {
         return Err(Error::Data(format!("{}: there are no predictions", files.predictions.display())));
     }
-    Ok(bbh_report(rows))
+    let row = |(id, record): (&str, &Record)| {
+        let (task, target) = target(id).ok_or_else(|| {
+            record.error(&format!("`{id}` is not TASK/NUMBER of an example in {}", files.references.display()))
+        })?;
+        Ok((task, record.text(&["text", "prediction"])?.trim().starts_with(target)))
+    };
+    Ok(bbh_report(predictions.iter().map(row).collect::<Result<_>>()?))
 }

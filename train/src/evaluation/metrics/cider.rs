@@ -84,36 +84,55 @@ pub fn cider_d(images: &[(Vec<String>, Vec<Vec<String>>)]) -> Vec<f64> {
     images.iter().map(score).collect()
 }
 
-/// Captions by image: the images that the file lists, else those that have captions.
-fn references(file: &Record) -> Result<Vec<(String, Vec<String>)>> {
-    let mut captions: Vec<(String, Vec<String>)> = Vec::new();
+/// An image of an annotation file and what it says of it.
+pub(crate) struct Captioned {
+    pub id: String,
+    /// The file's entry, if it lists images and this one among them.
+    pub image: Option<Record>,
+    pub captions: Vec<String>,
+}
+
+/// The images that a file lists, then those that only annotations name. The Karpathy splits keep the captions of all splits
+/// with their images: of those, the test split.
+pub(crate) fn captioned(file: &Record) -> Result<Vec<Captioned>> {
+    let mut all: Vec<Captioned> = Vec::new();
     let mut places = HashMap::new();
-    if file.get("images").is_some() {
-        for image in file.records("images")? {
-            // The Karpathy splits keep all images and their captions in one list.
-            if image.get("split").is_some_and(|split| split != "test") {
-                continue;
-            }
-            let id = image.id(&["id", "cocoid", "imgid"])?;
-            let sentences = if image.get("sentences").is_some() { image.records("sentences")? } else { Vec::new() };
-            let sentences = sentences.iter().map(|sentence| sentence.text(&["raw"])).collect::<Result<_>>()?;
-            places.insert(id.clone(), captions.len());
-            captions.push((id, sentences));
+    for image in records_or_none(file, "images")? {
+        if image.get("split").is_some_and(|split| split != "test") {
+            continue;
         }
+        let id = image.id(&IMAGE_ID)?;
+        let sentences = records_or_none(&image, "sentences")?;
+        let captions = sentences.iter().map(|sentence| sentence.text(&["raw"])).collect::<Result<_>>()?;
+        places.insert(id.clone(), all.len());
+        all.push(Captioned { id, image: Some(image), captions });
     }
-    let told = captions.iter().any(|(_, captions)| !captions.is_empty());
-    let annotations = if told && file.get("annotations").is_none() { Vec::new() } else { file.records("annotations")? };
-    for annotation in annotations {
+    for annotation in records_or_none(file, "annotations")? {
         let id = annotation.id(&["image_id"])?;
-        let place = *places.entry(id.clone()).or_insert(captions.len());
-        if place == captions.len() {
-            captions.push((id, Vec::new()));
+        let place = *places.entry(id.clone()).or_insert(all.len());
+        if place == all.len() {
+            all.push(Captioned { id, image: None, captions: Vec::new() });
         }
-        captions[place].1.push(annotation.text(&["caption"])?);
+        all[place].captions.push(annotation.text(&["caption"])?);
     }
-    match captions.iter().find(|(_, captions)| captions.is_empty()) {
-        Some((id, _)) => Err(file.error(&format!("image {id} has no captions; leave it out of `images`"))),
-        None => Ok(captions),
+    Ok(all)
+}
+
+/// What annotation files call an image's id.
+pub(crate) const IMAGE_ID: [&str; 3] = ["id", "cocoid", "imgid"];
+
+fn records_or_none(record: &Record, field: &str) -> Result<Vec<Record>> {
+    if record.get(field).is_some() { record.records(field) } else { Ok(Vec::new()) }
+}
+
+fn references(file: &Record) -> Result<Vec<(String, Vec<String>)>> {
+    let all = captioned(file)?;
+    if all.iter().all(|image| image.captions.is_empty()) {
+        file.any(&["annotations"])?;
+    }
+    match all.iter().find(|image| image.captions.is_empty()) {
+        Some(Captioned { id, .. }) => Err(file.error(&format!("image {id} has no captions; leave it out of `images`"))),
+        None => Ok(all.into_iter().map(|image| (image.id, image.captions)).collect()),
     }
 }
 

@@ -34,6 +34,7 @@ pub use vqa_text::{evalai_normalize, official_normalize};
 /// What tasks share with the metrics that read files.
 pub(crate) mod shared {
     pub(crate) use super::bbh::{bbh_report, read_task};
+    pub(crate) use super::cider::{Captioned, IMAGE_ID, captioned};
     pub(crate) use super::drop::{DropQuestion, best_em_f1, drop_report, read_questions as read_drop};
     pub(crate) use super::exact_match::{exact_match_report, gqa_answer, read_gqa, read_seed, seed_groups};
     pub(crate) use super::mmbench::{MmbenchRow, index_of, is_missing, is_none, mmbench_report, options, read_rows};

@@ -1,9 +1,10 @@
 //! POPE: does the model see objects that are not there?
 //!
 //! Predictions join labels by category and id (ids start again in each category's file), or by id alone: where ids come
-//! several times, the n-th answer with an id belongs to the n-th label with it, and answers without ids, as POPE's own script takes
-//! them, come in the order of the labels; both must ask the label's question. With a question file, as the authors use it, answers join questions by id, and the n-th question of a
-//! category has the n-th label of the category's file. Every label needs an answer.
+//! several times, the n-th answer with an id belongs to the n-th label with it, and answers without ids, as POPE's own
+//! script takes them, come in the order of the labels; both must ask the label's question. With a question file, as the
+//! authors use it, answers join questions by id, and the n-th question of a category has the n-th label of the category's
+//! file. Every label needs an answer.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{MetricFiles, Report, mean};
-use crate::evaluation::files::{ById, Record, Repeated, files_in, join, read_records};
+use crate::evaluation::files::{ById, Record, Repeated, files_in, join, numbered, read_records};
 use crate::{Error, Result};
 
 /// Whether an answer counts as yes: unless the text before the first period has the word `No`, `no` or `not`.
@@ -167,17 +168,6 @@ fn ids_by_order(questions: &Path, labels: &[Label]) -> Result<Vec<String>> {
         }
         None => Ok(ids),
     }
-}
-
-/// Ids with how often each came before, where it did.
-fn numbered(ids: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let number = |id: String| {
-        let before = seen.entry(id.clone()).or_default();
-        *before += 1;
-        if *before == 1 { id } else { format!("{id} (number {before})") }
-    };
-    ids.into_iter().map(number).collect()
 }
 
 /// How answers find their labels.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::images::{base64, find};
 use super::{Item, TaskFiles};
-use crate::evaluation::files::{Record, files_in, read_object, read_records};
+use crate::evaluation::files::{Record, files_in, numbered, read_object, read_records};
 use crate::evaluation::metrics::shared;
 use crate::whole_file::write_whole;
 use crate::{Error, Result};
@@ -35,7 +35,16 @@ fn item(id: String, image: Option<std::path::PathBuf>, question: &str, suffix: &
 
 /// The authors' question files.
 pub(super) fn llava_lines(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
-    read_records(&files.data, &["questions"])?.into_iter().map(|record| llava_line(files, record)).collect()
+    llava_items(files, read_records(&files.data, &["questions"])?)
+}
+
+fn llava_items(files: &TaskFiles, records: Vec<Record>) -> Result<Vec<Item>> {
+    records.into_iter().map(|record| llava_line(files, record)).collect()
+}
+
+/// Whether a file is one of the authors', not the published one.
+fn are_llava(records: &[Record]) -> bool {
+    records.first().is_some_and(|record| record.get("text").is_some())
 }
 
 fn llava_line(files: &TaskFiles, record: Record) -> Result<Item> {
@@ -116,10 +125,10 @@ pub(super) fn vqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
 }
 
 /// `{id: {"question", "imageId", "answer"}}`.
-pub(super) fn gqa(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
-    let first = read_records(&files.data, &[])?;
-    if first.first().is_some_and(|record| record.get("text").is_some()) {
-        return llava_lines(files, shots);
+pub(super) fn gqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let records = read_records(&files.data, &[])?;
+    if are_llava(&records) {
+        return llava_items(files, records);
     }
     shared::read_gqa(&files.data)?
         .into_iter()
@@ -153,19 +162,15 @@ pub(super) fn vizwiz(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
 
 /// TextVQA 0.5.1: `{"data": [{"question_id", "image_id", "question", "answers", "ocr_tokens"?}]}`.
 pub(super) fn textvqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
-    let mut asked: HashMap<String, usize> = HashMap::new();
+    let records = read_records(&files.data, &["data", "questions"])?;
+    if are_llava(&records) {
+        let mut items = llava_items(files, records)?;
+        // Here the id is the image's: several questions have the same, some of them in the same words.
+        let ids = numbered(items.iter().map(|item| format!("{} {}", item.id, item.question)));
+        items.iter_mut().zip(ids).for_each(|(item, id)| item.id = id);
+        return Ok(items);
+    }
     let read = |record: Record| {
-        if record.get("text").is_some() {
-            let mut item = llava_line(files, record)?;
-            // In the authors' file the id is the image's: several questions have the same, some of them the same words.
-            item.id = format!("{} {}", item.id, item.question);
-            let before = asked.entry(item.id.clone()).or_default();
-            *before += 1;
-            if *before > 1 {
-                item.id = format!("{} (number {before})", item.id);
-            }
-            return Ok(item);
-        }
         let (id, question, name) =
             (record.id(&["question_id"])?, record.text(&["question"])?, record.text(&["image_id"])?);
         let image = find(&files.images, &[name.clone(), format!("train_images/{name}")])?;
@@ -180,7 +185,7 @@ pub(super) fn textvqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
             .and_then(|humans| majority(&humans));
         Ok(Item { answer, ..item(id, Some(image), &question, &suffix, record) })
     };
-    read_records(&files.data, &["data", "questions"])?.into_iter().map(read).collect()
+    records.into_iter().map(read).collect()
 }
 
 /// `coco_pope_{random,popular,adversarial}.json`: lines of `question_id`, `image`, `text`, `label`.
@@ -254,9 +259,10 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
 }
 
 /// `SEED-Bench.json`.
-pub(super) fn seed(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
-    if read_records(&files.data, &["questions"])?.first().is_some_and(|record| record.get("text").is_some()) {
-        return llava_lines(files, shots);
+pub(super) fn seed(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let records = read_records(&files.data, &["questions"])?;
+    if are_llava(&records) {
+        return llava_items(files, records);
     }
     let (questions, types) = shared::read_seed(&files.data)?;
     let read = |record: Record| {
@@ -274,9 +280,10 @@ pub(super) fn seed(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
 }
 
 /// `mm-vet.json`: `{"v1_0": {"imagename", "question"}}`.
-pub(super) fn mm_vet(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
-    if read_records(&files.data, &[])?.first().is_some_and(|record| record.get("text").is_some()) {
-        return llava_lines(files, shots);
+pub(super) fn mm_vet(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
+    let records = read_records(&files.data, &[])?;
+    if are_llava(&records) {
+        return llava_items(files, records);
     }
     let file = read_object(&files.data)?;
     let read = |id: &String| {
@@ -333,28 +340,19 @@ fn scienceqa_line(files: &TaskFiles, line: Record, problems: Option<&Record>) ->
 /// COCO annotations, or the `dataset_*.json` of the Karpathy splits, of which the test split is asked.
 pub(super) fn captions(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let file = read_object(&files.data)?;
-    let annotations = if file.get("annotations").is_some() { file.records("annotations")? } else { Vec::new() };
-    let mut captions: HashMap<String, Vec<String>> = HashMap::new();
-    for annotation in &annotations {
-        captions.entry(annotation.id(&["image_id"])?).or_default().push(annotation.text(&["caption"])?);
-    }
+    file.list("images")?;
     let mut items = Vec::new();
-    for image in file.records("images")? {
-        if image.get("split").is_some_and(|split| split != "test") {
-            continue;
-        }
-        let (id, name) = (image.id(&["id", "cocoid", "imgid"])?, image.text(&["file_name", "filename"])?);
+    for shared::Captioned { id, image, captions } in shared::captioned(&file)? {
+        let Some(image) = image else { continue };
+        let name = image.text(&["file_name", "filename"])?;
         let mut names = vec![name.clone()];
         names.extend(image.text(&["filepath"]).ok().map(|path| format!("{path}/{name}")));
         let path = find(&files.images, &names)?;
-        let raw = if image.get("sentences").is_some() { image.records("sentences")? } else { Vec::new() };
-        let raw = raw.iter().map(|sentence| sentence.text(&["raw"])).collect::<Result<Vec<_>>>()?;
-        let of_image = if raw.is_empty() { captions.get(&id).cloned().unwrap_or_default() } else { raw };
         let record = Record::new(
             format!("{} image {id}", files.data.display()),
-            serde_json::json!({ "image_id": image.any(&["id", "cocoid", "imgid"])?, "captions": of_image }),
+            serde_json::json!({ "image_id": image.any(&shared::IMAGE_ID)?, "captions": captions }),
         )?;
-        let answer = of_image.first().cloned();
+        let answer = captions.first().cloned();
         items.push(Item { answer, ..item(id, Some(path), "", &[], record) });
     }
     Ok(items)
