@@ -1,5 +1,8 @@
 //! Training a VILA model: data, recipes, the loop, checkpoints, evaluation and the `vila` command line.
 
+// Lines go through `say`, which keeps those of several ranks apart.
+#![warn(clippy::print_stderr)]
+
 pub mod ablate;
 pub mod bench;
 pub mod checkpoint;
@@ -27,6 +30,7 @@ pub mod ranks;
 pub mod recipe;
 pub mod report;
 pub mod run;
+mod say;
 pub mod sources;
 pub mod tensorboard;
 pub mod toy;

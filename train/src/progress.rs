@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::say::say;
+
 /// Progress of one stage.
 pub struct Progress {
     name: String,
@@ -36,7 +38,7 @@ impl Progress {
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => say(line),
         }
     }
 
@@ -53,7 +55,7 @@ impl Progress {
             self.last_line = Instant::now();
             let per_step = self.started.elapsed().as_secs_f64() / (step - self.done_before).max(1) as f64;
             let left = per_step * (self.total - step) as f64;
-            eprintln!("{} step {step}/{} {message} left {left:.0} s", self.name, self.total);
+            say(format_args!("{} step {step}/{} {message} left {left:.0} s", self.name, self.total));
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::evaluate::{Question, accuracy, answer, choose, read_questions, share}
 use crate::probe::{Alignment, ProbeOptions, probe};
 use crate::recipe::Recipe;
 use crate::run::train;
+use crate::say::say;
 use crate::whole_file::write_whole;
 use crate::{Error, Result};
 
@@ -92,7 +93,7 @@ impl<'a> Lab<'a> {
         let report = load_state(&checkpoint)?.finished.pop().unwrap_or_default();
         let start = Instant::now();
         let evaluation = self.evaluate(name, &checkpoint, chain, world, backend)?;
-        eprintln!(
+        say(format_args!(
             "seed {}, {name} {}: {} steps in {:.0} s to a loss of {:.3}, evaluation {:.0} s",
             world.seed,
             &key[..12],
@@ -100,7 +101,7 @@ impl<'a> Lab<'a> {
             report.seconds,
             report.last_loss,
             start.elapsed().as_secs_f64()
-        );
+        ));
         let result = StageResult {
             name: name.clone(),
             key: key.clone(),

@@ -22,6 +22,7 @@ pub use result::{CellResult, Evaluation, Spread, StageResult, Summary};
 pub use verdict::{Claim, FINDINGS, Finding, Judged, MARGIN, RULE, Value, Verdict, judge, overall};
 
 use crate::run::RunOptions;
+use crate::say::say;
 use crate::toy::CorpusOptions;
 use crate::{Error, Result};
 use lab::Lab;
@@ -134,7 +135,7 @@ fn run_all(
             }
             let result = lab.run(cell, world, &backend)?;
             let finished = finished.fetch_add(1, Ordering::Relaxed) + 1;
-            eprintln!("{} of {}: {}, seed {}", finished, work.len(), cell.name, world.seed);
+            say(format_args!("{} of {}: {}, seed {}", finished, work.len(), cell.name, world.seed));
             results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
         }
         Ok(())

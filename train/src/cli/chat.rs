@@ -9,6 +9,7 @@ use vila_model::tokenizer::{IMAGE_MARK, place_images};
 use super::generate::{Sampling, stream, template};
 use super::model::ModelArguments;
 use super::{Failure, Outcome, print};
+use crate::say::say;
 
 #[derive(Args)]
 pub(super) struct ChatArguments {
@@ -87,16 +88,16 @@ pub(super) fn chat(arguments: ChatArguments) -> Result<Outcome, Failure> {
             "/history" => print(&format!("{}\n", conversation.template.render(&conversation.history).text))?,
             "/image" => match vila.processor.load(Path::new(rest.trim())) {
                 Ok(_) => conversation.images.push(PathBuf::from(rest.trim())),
-                Err(error) => eprintln!("{error}"),
+                Err(error) => say(error),
             },
-            _ if command.starts_with('/') => eprintln!("{command} is no command; /help lists them"),
+            _ if command.starts_with('/') => say(format_args!("{command} is no command; /help lists them")),
             // A turn that fails leaves the conversation as it was.
             _ => match conversation.ask(line.trim()).map_err(Failure::from) {
                 Ok((question, prompt)) => match stream(&vila, &prompt, &options) {
                     Ok(answer) => conversation.answered(question, &answer),
-                    Err(error) => eprintln!("error: {error}"),
+                    Err(error) => say(format_args!("error: {error}")),
                 },
-                Err(error) => eprintln!("error: {error}; {IMAGE_MARK} stands for an image given with /image"),
+                Err(error) => say(format_args!("error: {error}; {IMAGE_MARK} stands for an image given with /image")),
             },
         }
     }

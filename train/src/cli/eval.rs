@@ -9,6 +9,7 @@ use super::{Failure, Outcome, device, print, print_json};
 use crate::evaluation::few_shot::{Arrangement, Choice};
 use crate::evaluation::harness::{EvalOptions, Evaluation, Shard, evaluate};
 use crate::evaluation::tasks::{TASKS, Task, TaskFiles};
+use crate::say::say;
 
 #[derive(Args)]
 pub(super) struct EvalArguments {
@@ -110,7 +111,7 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
     };
     match evaluate(&vila, &options)? {
         Evaluation::Waiting { answered, questions } => {
-            eprintln!("{}: {answered} of {questions} questions are answered; run the other shards", task.name);
+            say(format_args!("{}: {answered} of {questions} questions are answered; run the other shards", task.name));
         }
         Evaluation::Done { report, written } => {
             let result = report.map_or(serde_json::Value::Null, |report| report.json());

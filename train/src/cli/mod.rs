@@ -32,6 +32,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use vila_engine::Backend;
 
+use crate::say::say;
 use crate::{DeviceError, open_device};
 
 /// Trains and runs VILA, a visual language model, without a deep learning framework.
@@ -159,7 +160,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             if let Some(crate::Error::Interrupted(signal)) = error.downcast_ref::<crate::Error>() {
                 return u8::try_from(128 + signal).unwrap_or(1);
             }
-            eprintln!("error: {error}");
+            say(format_args!("error: {error}"));
             if error.is::<Usage>() { 2 } else { 1 }
         }
     }
@@ -171,7 +172,7 @@ fn device(name: Option<&str>) -> Result<Arc<dyn Backend>, Failure> {
         DeviceError::Unknown(_) => Failure::from(Usage::of(error)),
         error @ DeviceError::Unavailable { .. } => error.into(),
     })?;
-    eprintln!("device: {}", device.label);
+    say(format_args!("device: {}", device.label));
     Ok(device.backend)
 }
 

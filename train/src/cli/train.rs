@@ -13,6 +13,7 @@ use crate::quickstart::{Quickstart, QuickstartOptions};
 use crate::ranks::{self, Joined, Launch};
 use crate::recipe::Recipe;
 use crate::run::{RunOptions, RunReport, dry_run, train_as, train_on};
+use crate::say::say;
 
 #[derive(Args)]
 pub(super) struct TrainArguments {
@@ -126,11 +127,11 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
     }
     match report.stopped_by {
         Some(signal) => {
-            eprintln!("stopped after saving {}; the same command continues", report.checkpoint.display());
+            say(format_args!("stopped after saving {}; the same command continues", report.checkpoint.display()));
             Ok(Outcome::Stopped(signal))
         }
         None => {
-            eprintln!("done: {}", report.checkpoint.display());
+            say(format_args!("done: {}", report.checkpoint.display()));
             Ok(Outcome::Done)
         }
     }
@@ -149,9 +150,9 @@ fn train_launched(
         other => other.map(str::to_string),
     };
     let backend = device(name.as_deref())?;
-    eprintln!("rank {rank} of {world}, started by {launcher}, {meeting}");
+    say(format_args!("rank {rank} of {world}, started by {launcher}, {meeting}"));
     let Joined { collective, label } = ranks::join(launch, &*backend)?;
-    eprintln!("rank {rank} of {world}: {label}");
+    say(format_args!("rank {rank} of {world}: {label}"));
     Ok(train_as(recipe, &arguments.recipe, backend, options, &*collective)?)
 }
 
@@ -205,7 +206,7 @@ pub(super) fn quickstart(arguments: QuickstartArguments) -> Result<Outcome, Fail
     };
     let result = crate::quickstart::quickstart(&options, backend)?;
     if let Some(signal) = result.stopped_by {
-        eprintln!("stopped after saving {}; the same command continues", result.checkpoint.display());
+        say(format_args!("stopped after saving {}; the same command continues", result.checkpoint.display()));
         return Ok(Outcome::Stopped(signal));
     }
     if arguments.json {

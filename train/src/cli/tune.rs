@@ -11,6 +11,7 @@ use super::{Failure, Outcome, Usage, print};
 use crate::bench::{StepOptions, StepShape, bench_step};
 use crate::device;
 use crate::gemm_table::GemmTable;
+use crate::say::say;
 
 #[derive(Args)]
 pub(super) struct TuneArguments {
@@ -47,7 +48,7 @@ pub(super) fn tune(arguments: &TuneArguments) -> Result<Outcome, Failure> {
         (None, _) => return Err(Usage(format!("--device {name}: there are cuda and cuda:N")).into()),
     };
     let driver = device::cuda::driver(ordinal).map_err(|reason| format!("--device {name}: {reason}"))?;
-    eprintln!("device: {}", device::cuda::label(ordinal, &driver));
+    say(format_args!("device: {}", device::cuda::label(ordinal, &driver)));
     let cuda = Arc::new(CudaBackend::new(driver.clone())?);
     let shape = StepShape { seq: arguments.seq, batch: arguments.batch, images: arguments.images };
     let options = StepOptions { dtype: DType::BF16, recompute: Recompute::Cheap, warmup: 0, steps: 1 };

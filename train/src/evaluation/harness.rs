@@ -16,6 +16,7 @@ use super::metrics::Report;
 use super::tasks::{Answer, Item, Style, Task, TaskFiles, with_shots};
 use crate::data::template::Template;
 use crate::data::tokens::hex;
+use crate::say::say;
 use crate::whole_file::write_whole;
 use crate::{Error, Result};
 
@@ -441,6 +442,6 @@ impl Progress {
             0 => String::new(),
             count => format!(" score {:.4}", self.scores.iter().sum::<f64>() / count as f64),
         };
-        eprintln!("{} {}/{}{score} left {left:.0} s", self.name, self.done, self.total);
+        say(format_args!("{} {}/{}{score} left {left:.0} s", self.name, self.done, self.total));
     }
 }

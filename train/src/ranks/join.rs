@@ -5,6 +5,7 @@ use std::time::Duration;
 use vila_engine::Backend;
 
 use super::{Collective, HostCollective, Launch, Meeting, Tcp, TensorsOverNccl, threads};
+use crate::say::say;
 use crate::{Error, Result};
 
 /// A rank that is among the others.
@@ -41,7 +42,7 @@ pub fn join(launch: &Launch, backend: &dyn Backend) -> Result<Joined> {
 fn stop(lost: Error) {
     std::thread::spawn(move || {
         std::thread::sleep(GRACE);
-        eprintln!("error: {lost}");
+        say(format_args!("error: {lost}"));
         signal_hook::low_level::exit(1);
     });
 }
