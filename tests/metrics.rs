@@ -38,11 +38,13 @@ fn cider_equals_coco_caption() {
 
 #[test]
 fn captions_are_tokenized_as_by_the_treebank_tokenizer() {
-    let cases = json("ptb.json");
-    let cases = cases.as_array().expect("cases");
-    let texts: Vec<&str> = cases.iter().map(|case| case[0].as_str().expect("a text")).collect();
-    for (case, tokens) in cases.iter().zip(caption_tokens(&texts)) {
-        assert_eq!(Value::from(tokens), case[1], "{}", case[0]);
+    for file in ["ptb.json", "ptb_harder.json"] {
+        let cases = json(file);
+        let cases = cases.as_array().expect("cases");
+        let texts: Vec<&str> = cases.iter().map(|case| case[0].as_str().expect("a text")).collect();
+        for (case, tokens) in cases.iter().zip(caption_tokens(&texts)) {
+            assert_eq!(Value::from(tokens), case[1], "{}", case[0]);
+        }
     }
 }
 
@@ -205,4 +207,52 @@ fn answers_that_are_missing_are_named() {
     };
     let message = metric.compute(&files).expect_err("other files").to_string();
     assert!(message.contains("captions_results.json item 1") && message.contains("`question_id`"), "{message}");
+}
+
+/// What the official evaluators make of odd files: their values, found by running them.
+#[test]
+fn odd_files_are_read_as_by_the_official_evaluators() {
+    let dir = crate::training::scratch("odd-metric-files");
+    let score = |metric: &str, predictions: (&str, &str), references: (&str, &str)| {
+        for (name, text) in [predictions, references] {
+            std::fs::create_dir_all(dir.join(name).parent().expect("a folder")).expect("a folder");
+            std::fs::write(dir.join(name), text).expect("a file");
+        }
+        let top = |name: &str| dir.join(name.split('/').next().expect("a name"));
+        let metric = METRICS.iter().find(|known| known.name == metric).expect("a metric");
+        let (predictions, references) = (top(predictions.0), top(references.0));
+        metric.compute(&MetricFiles { predictions, references, questions: None, tokenized: false })
+    };
+    let option_none = r#"[{"index":1,"A":"x","B":"none","answer":"B"},{"index":2,"A":"x","B":"y","answer":"A"}]"#;
+    let answers = r#"[{"index":1,"prediction":"B"},{"index":2,"prediction":null}]"#;
+    let report = score("mmbench", ("p.json", answers), ("r.json", option_none)).expect("mmbench");
+    assert_eq!(report.score(), 0.5, "an option `none`, and an empty answer that is wrong");
+
+    let annotation = |id| format!(r#"{{"question_id":{id},"answers":[{{"answer":"a"}},{{"answer":"a","n":1}}]}}"#);
+    let (twice, once) = (annotation(1), annotation(2));
+    let annotations = format!("[{twice},{twice},{once}]");
+    let results = r#"[{"question_id":1,"answer":"a"},{"question_id":2,"answer":"b"}]"#;
+    let report = score("vqa", ("p.json", results), ("r.json", &annotations)).expect("vqa");
+    assert_eq!(report.score(), 22.22, "an annotation that is there twice counts twice");
+
+    let gold = r#"{"p":{"passage":"","qa_pairs":[
+        {"query_id":"1","question":"","answer":{"number":"","spans":[],"date":{"day":3,"month":"May","year":null}}},
+        {"query_id":"2","question":"","answer":{"number":1e-05,"spans":[]}},
+        {"query_id":"3","question":"","answer":{"number":"","spans":["x\u001cy"]}}]}}"#;
+    let answers = r#"{"1":"3 May None","2":"1e-05","3":"x y"}"#;
+    assert_eq!(score("drop", ("p.json", answers), ("r.json", gold)).expect("drop").score(), 1.0);
+
+    let line = |image, answer| format!("{image}\tIs it?\tYes\t{answer}\n");
+    let [a, b] = [line("1.jpg", "Yes"), line("1.jpg", "No")];
+    let pairs = [a.as_str(), &a, &a, &b].concat();
+    let report = score("mme", ("answers/count.txt", &pairs), ("r.json", "")).expect("mme");
+    assert_eq!(report.score(), 125.0, "lines belong together by two, whatever image they name");
+    let odd = score("mme", ("answers/count.txt", &a), ("r.json", "")).expect_err("half a pair").to_string();
+    assert!(odd.contains("count.txt") && odd.contains("each image has two"), "{odd}");
+
+    let images = r#"{"images":[{"id":1},{"id":1},{"id":2}],"annotations":[
+        {"image_id":1,"caption":"a dog"},{"image_id":2,"caption":"a cat"}]}"#;
+    let captions = r#"[{"image_id":1,"caption":"a dog"},{"image_id":2,"caption":"a cat"}]"#;
+    let report = score("cider", ("p.json", captions), ("r.json", images)).expect("an image may be listed twice");
+    assert_eq!(report.json()["images"], 2);
 }

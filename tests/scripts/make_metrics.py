@@ -23,6 +23,10 @@ B&W St. Mr. U.S. a.m. p.m. etc. no. vs. Ave. ft. i.e. Jr. Inc. Co. Jan. and/or w
 { } < > * _ / @ a@b.com www.foo.com http://foo.com/x x.jpg cannot gonna 'til 'em o'clock y'all rock'n'roll ’ it’s “ ” … café é 日本
 €5 £10 ° ½ 5'10 2x4 F-16 TV T.V. A. J.R. e-mail -5 1+1 a=b a_b :) ;) 1. a) 's n't made. well-known, dog.a man,woman 555-1234
 (555) Ph.D. D.C. OK. Wash. Sat. Mt. p. sq. Dept. O'Brien D'Angelo McDonald's 7-11 7up $20-30 10am <b> &amp; o-o a--b""".split()
+HARDER = """C++ c# 5.jpg 3D.gif 12.5.pdf img_1.png semi-cliché pre-café -LRB- -rrb- non‑stop ❤️ 1️⃣ l'10 O'O D.-t.. g-p.m.o x-c.d.ef Co.
+Ltd. pp. No. fig. Nos. Ore. Ⅳ ‚a‛ «a» ‹a› ’10 '10 a,b-c.d l`eau U.S. Mrs. N.Y.C. B.C. D.C. A+ C+ Ünïcödé Москва हिन्दी العربية ไทย 한국어 𝐁old
+☺ → № ﬁ ℃ ① １２３ ！ 。 。x “a” ‘a’ <br/> <a 10–20 US$5 5¢ ₠5 3⁄4 1½ x² H₂O × ™ km/h 50/50 he/she https://a.b.c/d?e=f{g} #tag @user :-( <3 ^_^
+'90s 90's 12:30pm 7:00 4x4 -- --- ---- ‖ ، क।ख shouldn't've d'ye gimme y'all ol' 'n' c'mon s'mores""".split()
 ANSWERS = """yes no Yes. two 2 red/blue T-shirt none a the dont don't 1,000 3.5 it's left (left) $5.00! couldnt've youre
 somebody'd p.m. U.S.A. yes,no red-blue Yes\tno a\nb 10,000,000 one-two the,cat 1,a ... x.y.z unanswerable""".split(" ")
 
@@ -67,6 +71,20 @@ def captions(rng):
     texts = [caption(rng) for _ in range(1500)]
     tokens = tokenizer.tokenize({i: [{"caption": t}] for i, t in enumerate(texts)})
     write("ptb.json", [[t, tokens[i][0].split()] for i, t in enumerate(texts)])
+
+
+def treebank(rng):
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    def text():
+        pools = rng.choices([WORDS, HARD, HARDER], [4, 3, 3], k=rng.randint(1, 10))
+        words = [rng.choice(pool) for pool in pools]
+        words += [rng.choice(HARDER) + rng.choice(HARD)] * (rng.random() < 0.2)
+        return " ".join(words) + rng.choice(["", ".", " .", "!", "?", "..."])
+
+    texts = [text() for _ in range(1500)]
+    tokens = PTBTokenizer().tokenize({i: [{"caption": t}] for i, t in enumerate(texts)})
+    write("ptb_harder.json", [[t, tokens[i][0].split()] for i, t in enumerate(texts)])
 
 
 def vqa(rng, evaluator):
@@ -153,6 +171,7 @@ def main():
     arguments = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     captions(random.Random(1))
+    treebank(random.Random(4))
     rng = random.Random(2)
     annotations, results, official = vqa(rng, load(Path(arguments.vqa_eval) / "vqaEval.py"))
     evalai(rng, load(arguments.evalai), annotations, results, official)

@@ -2,9 +2,24 @@
 
 use serde_json::Value;
 
+/// White space of Python's `str.split` and `str.strip`.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+/// Python's `text.split()`.
+pub fn split(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_space).filter(|word| !word.is_empty())
+}
+
+/// Python's `text.strip()`.
+pub fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
 /// Python's `float(text)`.
 pub fn float(text: &str) -> Option<f64> {
-    let text = text.trim();
+    let text = strip(text);
     if !text.contains('_') {
         return text.parse().ok();
     }

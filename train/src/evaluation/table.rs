@@ -64,7 +64,7 @@ fn records(path: &Path, rows: Vec<Vec<String>>) -> Result<Vec<Record>> {
     let columns = rows.next().ok_or_else(|| Error::Data(format!("{}: the table is empty", path.display())))?;
     rows.enumerate()
         .map(|(index, row)| {
-            let place = format!("{} row {}", path.display(), index + 1);
+            let place = format!("{} row {}", path.display(), index + 2);
             if row.len() > columns.len() {
                 return Err(Error::Data(format!("{place}: {} values for {} columns", row.len(), columns.len())));
             }

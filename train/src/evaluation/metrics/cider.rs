@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{MetricFiles, Report, caption_tokens, mean};
 use crate::evaluation::files::{ById, Record, Repeated, join, read_object, read_records};
+use crate::evaluation::python::split;
 use crate::{Error, Result};
 
 const LONGEST: usize = 4;
@@ -96,16 +97,22 @@ pub(crate) struct Captioned {
 /// with their images: of those, the test split.
 pub(crate) fn captioned(file: &Record) -> Result<Vec<Captioned>> {
     let mut all: Vec<Captioned> = Vec::new();
-    let mut places = HashMap::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     for image in records_or_none(file, "images")? {
         if image.get("split").is_some_and(|split| split != "test") {
             continue;
         }
         let id = image.id(&IMAGE_ID)?;
         let sentences = records_or_none(&image, "sentences")?;
-        let captions = sentences.iter().map(|sentence| sentence.text(&["raw"])).collect::<Result<_>>()?;
-        places.insert(id.clone(), all.len());
-        all.push(Captioned { id, image: Some(image), captions });
+        let captions: Vec<_> = sentences.iter().map(|sentence| sentence.text(&["raw"])).collect::<Result<_>>()?;
+        match places.get(&id) {
+            // Listed once more.
+            Some(&place) => all[place].captions.extend(captions),
+            None => {
+                places.insert(id.clone(), all.len());
+                all.push(Captioned { id, image: Some(image), captions });
+            }
+        }
     }
     for annotation in records_or_none(file, "annotations")? {
         let id = annotation.id(&["image_id"])?;
@@ -147,7 +154,7 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
         return Err(Error::Data(format!("{}: there are no images", files.references.display())));
     }
     let tokens = |captions: Vec<&str>| match files.tokenized {
-        true => captions.into_iter().map(|caption| caption.split_whitespace().map(str::to_owned).collect()).collect(),
+        true => captions.into_iter().map(|caption| split(caption).map(str::to_owned).collect()).collect(),
         false => caption_tokens(&captions),
     };
     // All references in one go and all hypotheses: the tokenizer looks into the next caption.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{MetricFiles, Report, mean};
 use crate::evaluation::files::{Record, read_object, read_records, scalar};
-use crate::evaluation::python::{float, float_repr};
+use crate::evaluation::python::{dumps, float, float_repr, split, strip};
 use crate::{Error, Result};
 
 /// An answer: one span or several.
@@ -36,7 +36,7 @@ fn normalize(answer: &str) -> String {
             token.retain(|c| !c.is_ascii_punctuation());
         }
         let token = float(&token).map_or(token, float_repr);
-        without_articles(&token).split_whitespace().collect::<Vec<_>>().join(" ")
+        split(&without_articles(&token)).collect::<Vec<_>>().join(" ")
     };
     let tokens = answer.split([' ', '-']).map(token).filter(|token| !token.is_empty());
     tokens.collect::<Vec<_>>().join(" ")
@@ -45,7 +45,7 @@ fn normalize(answer: &str) -> String {
 type Bag = BTreeSet<String>;
 
 fn bag(normalized: &str) -> Bag {
-    normalized.split_whitespace().map(str::to_owned).collect()
+    split(normalized).map(str::to_owned).collect()
 }
 
 /// 0 if the gold bag has numbers and none of them is predicted.
@@ -127,7 +127,7 @@ pub fn drop_em_f1(predicted: &[String], gold: &[String]) -> (f64, f64) {
 pub(crate) fn gold_spans(answer: &Record) -> Result<DropAnswer> {
     let number = match answer.get("number") {
         Some(Value::String(number)) if !number.is_empty() => Some(number.clone()),
-        Some(Value::Number(number)) if number.as_f64() != Some(0.0) => Some(number.to_string()),
+        Some(number @ Value::Number(_)) if number.as_f64() != Some(0.0) => Some(dumps(number)),
         _ => None,
     };
     if let Some(number) = number {
@@ -138,13 +138,17 @@ pub(crate) fn gold_spans(answer: &Record) -> Result<DropAnswer> {
         return Ok(spans);
     }
     let date = answer.record("date")?;
-    let part = |field| date.fields().get(field).and_then(scalar).unwrap_or_default();
+    let part = |field| match date.fields().get(field) {
+        // As Python writes it.
+        Some(Value::Null) => "None".to_owned(),
+        value => value.and_then(scalar).unwrap_or_default(),
+    };
     Ok(vec![format!("{} {} {}", part("day"), part("month"), part("year"))])
 }
 
 /// Best exact match and best F1 over a question's gold answers, those without text left out.
 pub(crate) fn best_em_f1(predicted: &[String], golds: &[DropAnswer]) -> (f64, f64) {
-    let golds = golds.iter().filter(|gold| gold.first().is_some_and(|first| !first.trim().is_empty()));
+    let golds = golds.iter().filter(|gold| gold.first().is_some_and(|first| !strip(first).is_empty()));
     let scores = golds.map(|gold| drop_em_f1(predicted, gold));
     scores.fold((0.0, 0.0), |(em, f1), (other_em, other_f1)| (f64::max(em, other_em), f64::max(f1, other_f1)))
 }

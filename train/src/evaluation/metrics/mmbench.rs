@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::{MetricFiles, Report};
 use crate::evaluation::files::{ById, Record, Repeated, join, read_records};
+use crate::evaluation::python::split;
 use crate::evaluation::table::{read_table, read_workbook};
 use crate::{Error, Result};
 
@@ -40,7 +41,7 @@ pub fn infer_option(answer: &str, options: &[(char, String)]) -> Option<char> {
         return None;
     }
     let words = answer.replace(['.', '(', ')', '[', ']', ',', ':', ';', '!', '*', '#', '{', '}'], " ");
-    let words: Vec<&str> = words.split_whitespace().collect();
+    let words: Vec<&str> = split(&words).collect();
     let place = |letter: char| words.iter().position(|word| word.chars().eq([letter]));
     let named: Vec<(char, usize)> = options.iter().filter_map(|(letter, _)| Some((*letter, place(*letter)?))).collect();
     match named[..] {
@@ -69,12 +70,12 @@ fn infer_text(answer: &str, options: &[(char, String)]) -> Option<char> {
 }
 
 fn option(record: &Record, letter: char) -> Option<(char, String)> {
-    record.text(&[&letter.to_string()]).ok().filter(|text| !is_none(text)).map(|text| (letter, text))
+    record.text(&[&letter.to_string()]).ok().filter(|text| !is_missing(text)).map(|text| (letter, text))
 }
 
 /// The options of a row that a prompt shows: letters from A until the first column that is empty.
 pub(crate) fn options(record: &Record) -> Vec<(char, String)> {
-    ('A'..='D').map_while(|letter| option(record, letter)).collect()
+    ('A'..='D').map_while(|letter| option(record, letter).filter(|(_, text)| !is_none(text))).collect()
 }
 
 /// What pandas, with which the authors read tables, takes for nothing.
@@ -150,9 +151,19 @@ pub(crate) fn mmbench_report(rows: &[MmbenchRow]) -> Report {
         .with("categories", categories)
 }
 
+/// An answer; an empty cell is what pandas makes of it, so a wrong answer.
+fn prediction(record: &Record) -> Result<String> {
+    let fields = ["prediction", "text"];
+    let empty = fields.iter().any(|field| record.fields().contains_key(*field));
+    match record.text(&fields) {
+        Err(_) if empty && fields.iter().all(|field| record.get(field).is_none()) => Ok("nan".to_owned()),
+        read => read,
+    }
+}
+
 pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let answers = read_rows(&files.predictions)?.into_iter();
-    let answers = answers.map(|record| Ok((index_of(&record)?.to_string(), record.text(&["prediction", "text"])?)));
+    let answers = answers.map(|record| Ok((index_of(&record)?.to_string(), prediction(&record)?)));
     let answers = ById::new(answers.collect::<Result<Vec<_>>>()?, Repeated::Refused, &files.predictions)?;
     let references = read_rows(&files.references)?.into_iter();
     let references = references.map(|record| Ok((index_of(&record)?.to_string(), record)));

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{MetricFiles, Report, mean};
 use crate::evaluation::files::{ById, Record, Repeated, files_in, join, read_records};
+use crate::evaluation::python::strip;
 use crate::evaluation::table;
 use crate::{Error, Result};
 
@@ -53,7 +54,7 @@ pub(crate) fn read_split(folder: &Path, split: &str) -> Result<Vec<MmluQuestion>
 
 fn letter(value: &Value) -> Option<char> {
     match value {
-        Value::String(text) => LETTERS.into_iter().find(|letter| text.trim().chars().eq([*letter])),
+        Value::String(text) => LETTERS.into_iter().find(|letter| strip(text).chars().eq([*letter])),
         Value::Number(index) => LETTERS.get(usize::try_from(index.as_u64()?).ok()?).copied(),
         _ => None,
     }
@@ -77,7 +78,7 @@ impl MmluRow {
         MmluRow {
             subject: subject.to_owned(),
             by_likelihood: logprobs.map(|logprobs| likeliest(logprobs) == answer),
-            by_text: text.map(|text| text.trim().starts_with(answer)),
+            by_text: text.map(|text| strip(text).starts_with(answer)),
         }
     }
 

@@ -62,15 +62,30 @@ const PARTS: &[(&str, &str)] = &[
             r"\x22[^\x22\r\n]*\x22))?))* */?)>",
         ),
     ),
-    ("NEW_SENTENCE", r"{SPACE_OR_LINE}(?:{SPACE_OR_LINE}|[\p{Lu}]|{TAG})"),
-    ("LETTER", r"(?:[\p{L}\p{M}\u{AD}]|&[aeiouAEIOU](?:acute|grave|uml);)"),
-    ("ALNUM", r"(?:{LETTER}|[\p{Nd}])"),
+    ("NEW_SENTENCE", r"{SPACE_OR_LINE}(?:{SPACE_OR_LINE}|[\p{Uppercase}]|{TAG})"),
+    ("DIGIT", r"[\p{Nd}&&\p{Age=6.3}&&\x00-\u{FFFF}]"),
+    // What Java of the tokenizer's time took for letters: those of one UTF-16 unit in Unicode 6.
+    ("JAVA_LETTER", r"[\p{L}&&\p{Age=6.3}&&\x00-\u{FFFF}]"),
+    (
+        "LETTER",
+        concat!(
+            r"(?:{JAVA_LETTER}|&[aeiouAEIOU](?:acute|grave|uml);|",
+            r"[\u{AD}\u{237}-\u{24F}\u{2C2}-\u{2C5}\u{2D2}-\u{2DF}\u{2E5}-\u{36F}\u{370}-\u{37D}\u{384}\u{385}\u{3CF}\u{3F6}",
+            r"\u{3FC}-\u{3FF}\u{483}-\u{487}\u{4CF}\u{4F6}-\u{4FF}\u{510}-\u{525}\u{55A}-\u{55F}\u{591}-\u{5BD}\u{5BF}\u{5C1}",
+            r"\u{5C2}\u{5C4}\u{5C5}\u{5C7}\u{615}-\u{61A}\u{63B}-\u{63F}\u{64B}-\u{65E}\u{670}\u{6D6}-\u{6EF}\u{6FA}-\u{6FF}",
+            r"\u{70F}\u{711}\u{730}-\u{74F}\u{750}-\u{77F}\u{7A6}-\u{7B1}\u{7CA}-\u{7F5}\u{7FA}\u{900}-\u{903}\u{93C}",
+            r"\u{93E}-\u{94E}\u{951}-\u{955}\u{962}\u{963}\u{981}-\u{983}\u{9BC}-\u{9C4}\u{9C7}\u{9C8}\u{9CB}-\u{9CD}\u{9D7}",
+            r"\u{9E2}\u{9E3}\u{A01}-\u{A03}\u{A3C}\u{A3E}-\u{A4F}\u{A81}-\u{A83}\u{ABC}-\u{ACF}\u{B82}\u{BBE}-\u{BC2}",
+            r"\u{BC6}-\u{BC8}\u{BCA}-\u{BCD}\u{C01}-\u{C03}\u{C3E}-\u{C56}\u{D3E}-\u{D44}\u{D46}-\u{D48}\u{E30}-\u{E3A}",
+            r"\u{E47}-\u{E4E}\u{EB1}-\u{EBC}\u{EC8}-\u{ECD}])",
+        ),
+    ),
+    ("ALNUM", r"(?:{LETTER}|{DIGIT})"),
     ("WORD", r"{LETTER}{ALNUM}*(?:[.!?]{LETTER}{ALNUM}*)*"),
     ("APOS", r"(?:['\u{92}\u{2019}]|&apos;)"),
-    ("APOS_LIKE", r"(?:['\u{92}\u{2019}\u{91}\u{2018}\u{201B}]|&apos;)"),
+    ("APOS_LIKE", r"(?:['`\u{92}\u{2019}\u{91}\u{2018}\u{201B}]|&apos;)"),
     ("CONTRACTED", r"{APOS}(?:[msdMSD]|re|ve|ll)"),
-    ("NOT", r"n(?:{APOS_LIKE}|`)t"),
-    ("DIGIT", r"[\p{Nd}]"),
+    ("NOT", r"n{APOS_LIKE}t"),
     ("NUM", r"(?:{DIGIT}*(?:[.:,\u{AD}\u{66B}\u{66C}]{DIGIT}+)+|{DIGIT}+)"),
     ("ACRONYM", r"(?:[A-Za-z](?:\.[A-Za-z])+|(?:Canada|Sino|Korean|EU|Japan|non)-U\.S|U\.S\.-(?:U\.K|U\.S\.S\.R))"),
     ("MONTH", r"(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec)"),
@@ -108,20 +123,25 @@ const PARTS: &[(&str, &str)] = &[
             r"[Y]et|[Y]ou|{TAG})",
         ),
     ),
-    (
-        "THING",
-        r"(?:[dDoOlL]{APOS_LIKE}[\p{L}])?(?:[\p{L}\p{Nd}])+(?:[\-_](?:[dDoOlL]{APOS_LIKE}[\p{L}])?(?:[\p{L}\p{Nd}])+)*",
-    ),
+    ("THING_PART", r"(?:[dDoOlL]{APOS_LIKE}(?:{JAVA_LETTER}|{DIGIT}))?(?:{JAVA_LETTER}|{DIGIT})+"),
+    ("THING", r"{THING_PART}(?:[\-_\u{58A}\u{2010}\u{2011}]{THING_PART})*"),
     ("THING_AND", r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"),
     ("THING_OR", r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
-    ("HYPHENATED", r"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:[A-Za-z0-9]+|{ACRONYM}\.))+"),
+    ("HYPHENATED", r"[A-Za-z0-9][A-Za-z0-9.,\u{AD}]*(?:-(?:[A-Za-z0-9\u{AD}]+|{ACRONYM}\.))+"),
+    (
+        "FILE_NAME",
+        concat!(
+            r"{ALNUM}+(?:\.{ALNUM}+)*\.(?:bat|bmp|c|class|cgi|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mov|",
+            r"mp3|pdf|php|pl|png|ppt|ps|py|sql|tar|txt|wav|x|xml|zip)",
+        ),
+    ),
     (
         "APOSTROPHE_WORD",
         concat!(
             r"(?:{APOS}n{APOS}?|[lLdDjJ]{APOS}|Dunkin{APOS}|somethin{APOS}|ol{APOS}|{APOS}em|{APOS}[2-9]0s|",
-            r"{APOS}till?|o{APOS}clock|[A-HJ-XZn]{APOS_LIKE}[\p{L}]{2}[\p{L}]*|{APOS}cause|cont'd\.?|",
+            r"{APOS}till?|o{APOS}clock|o{APOS}o|[A-HJ-XZn]{APOS_LIKE}{JAVA_LETTER}{2}{JAVA_LETTER}*|{APOS}cause|cont'd\.?|",
             r"nor'easter|c'mon|e'er|ne'er|hallowe'en|c{APOS}est|s'mores|ev'ry|li'l|nat'l|ma'am|B'Gosh|",
-            r"[\p{L}]+[aeiouyAEIOUY]{APOS_LIKE}[aeiouA-Z][\p{L}]*)",
+            r"{JAVA_LETTER}+[aeiouyAEIOUY]{APOS_LIKE}[aeiouA-Z]{JAVA_LETTER}*)",
         ),
     ),
 ];
@@ -141,9 +161,9 @@ const RULES: &[(&str, Action)] = &[
     (r"[A-Za-z\u{AD}]*[A-MO-Za-mo-z]\u{AD}*{NOT}", BeforeContraction),
     (r"{WORD}", Token(0)),
     (r"{APOSTROPHE_WORD}", Token(0)),
-    (r"'[0-9]{2}{SPACE_OR_LINE}", Token(1)),
-    (r"y{APOS}[\p{L}]", Token(1)),
-    (r"https?://[^ \t\n\f\r\x22<>|()]+[^ \t\n\f\r\x22<>|.!?(){},\-]", Token(0)),
+    (r"{APOS}[0-9]{2}{SPACE_OR_LINE}", Token(1)),
+    (r"y{APOS}{JAVA_LETTER}", Token(1)),
+    (r"https?://[^ \t\n\f\r\x22<>|(){}]+[^ \t\n\f\r\x22<>|.!?(){},\-]", Token(0)),
     (
         concat!(
             r"(?:(?:www\.(?:[^ \t\n\f\r\x22<>|.!?(){},]+\.)+[a-zA-Z]{2,4})|(?:(?:[^ \t\n\f\r\x22`'<>|",
@@ -175,11 +195,14 @@ const RULES: &[(&str, Action)] = &[
         Token(0),
     ),
     (r"{THING_OR}", Token(0)),
+    (r"[cCfF]#|c\+\+", Token(0)),
+    (r"-(?:LRB|RRB|LSB|RSB|LCB|RCB)-", Token(0)),
     (r"[A-Z]*\$|#", Token(0)),
     (r"[\u{A2}]", Written("cents", 0)),
-    (r"[\u{A5}\u{20A0}\u{60B}\u{E3F}\u{20A4}\u{FFE0}\u{FFE1}\u{FFE5}\u{FFE6}]", Token(0)),
+    (r"[\u{A5}\u{60B}\u{E3F}\u{20A4}\u{FFE0}\u{FFE1}\u{FFE5}\u{FFE6}]", Token(0)),
     (r"[\u{A3}]", Written("#", 0)),
-    (r"[\u{A4}\u{80}\u{20AC}]", Written("$", 0)),
+    (r"[\u{A4}\u{80}\u{20A0}\u{20AC}]", Written("$", 0)),
+    (r"(?:Co|Pt[ye])\.{SPACE}Ltd", ToPeriod),
     (r"{ABBREVIATION}{NEW_SENTENCE}", PeriodTwice),
     (r"{ABBREVIATION}[\x00-\u{10FFFF}]{2}", Token(2)),
     // At the end of the text.
@@ -187,7 +210,7 @@ const RULES: &[(&str, Action)] = &[
     (r"[A-Za-z]\.{SPACE_OR_LINE}+{STARTER}{SPACE_OR_LINE}", BeforePeriod),
     (r"{ACRONYM}\.{SPACE_OR_LINE}+{STARTER}{SPACE_OR_LINE}", PeriodTwice),
     (r"{ABBREVIATION_IN_NAME}", Token(0)),
-    (r"(?:nos?|pp|op|prop|figs?|art|ca)\.{SPACE}?{DIGIT}", ToPeriod),
+    (r"(?:nos?|pp|op|prop|figs?|art|ca)\.{SPACE_OR_LINE}?{DIGIT}", ToPeriod),
     (r"(?:{WORD}|{THING})\.[,;:\u{3001}]", Token(1)),
     (
         concat!(
@@ -211,23 +234,25 @@ const RULES: &[(&str, Action)] = &[
     (r"[?!]+", Token(0)),
     (r"[.\u{A1}\u{BF}\u{37E}\u{589}\u{61F}\u{6D4}\u{3002}]", Token(0)),
     (r"[=/+%&\\(){}\[\]\^|~]", Token(0)),
-    (r"{HYPHENATED}[^a-zA-Z0-9.+]", Token(1)),
-    (r"{HYPHENATED}\.{SPACE_OR_LINE}", Token(2)),
+    (r"{HYPHENATED}", Token(0)),
     (r"{THING}", Token(0)),
     (r"{THING_AND}", Token(0)),
+    (r"{FILE_NAME}(?:{SPACE_OR_LINE}|[.?!,])", Token(1)),
     (r"'[A-Za-z][^ \t\n\r\u{A0}]", Written("`", 2)),
     (r"{CONTRACTED}", Token(0)),
-    (r"''|{APOS}|[`\u{2018}-\u{201F}\u{82}\u{84}\u{91}-\u{94}\u{2039}\u{203A}\u{AB}\u{BB}]{1,2}", Token(0)),
+    (r"''|{APOS}|[`\u{2018}-\u{201F}\u{91}-\u{94}\u{2039}\u{203A}\u{AB}\u{BB}]{1,2}", Token(0)),
     (
         concat!(
-            r"[\u{A6}-\u{A9}\u{AC}\u{AE}-\u{B1}\u{B4}-\u{BA}\u{D7}\u{F7}\u{2020}-\u{2023}\u{2030}-\u{2038}",
+            r"[\u{387}\u{5BE}\u{5C0}\u{5C3}\u{5C6}\u{5F3}\u{5F4}\u{600}-\u{603}\u{606}-\u{60A}\u{60C}\u{614}\u{61B}\u{61E}\u{66A}",
+            r"\u{66D}\u{700}-\u{70D}\u{7F6}-\u{7F8}\u{964}\u{965}\u{E4F}\u{1FBD}\u{2016}\u{2017}",
+            r"\u{A6}-\u{A9}\u{AC}\u{AE}-\u{B1}\u{B4}-\u{BA}\u{D7}\u{F7}\u{2020}-\u{2023}\u{2030}-\u{2038}",
             r"\u{203B}\u{203E}-\u{2042}\u{2044}\u{207A}-\u{207F}\u{208A}-\u{208E}\u{2100}-\u{214F}\u{2190}-",
             r"\u{21FF}\u{2200}-\u{2BFF}\u{3012}\u{30FB}\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF20}\u{FF3B}-\u{FF40}",
             r"\u{FF5B}-\u{FF65}]",
         ),
         Token(0),
     ),
-    (r"\x00|{SPACE}+|[\u{200B}\u{200E}\u{200F}\u{FEFF}]", Skip),
+    (r"\x00|{SPACE}+|[\u{200B}\u{200E}\u{200F}\u{FEFF}\u{82}\u{84}]", Skip),
     (r"\r|\r?\n|[\u{2028}\u{2029}\u{B}\u{C}\u{85}]", NewLine),
 ];
 
@@ -351,6 +376,10 @@ fn written(token: &str) -> String {
     if contraction {
         return plain;
     }
+    // A hyphen that is only shown where a line breaks stands alone.
+    if token == "\u{ad}" {
+        return "-".to_owned();
+    }
     if token.chars().all(|c| quote(c).is_some()) {
         return token.chars().filter_map(quote).collect();
     }
@@ -376,6 +405,9 @@ fn quote(c: char) -> Option<&'static str> {
         '`' | '\u{91}' | '\u{2018}' | '\u{201B}' | '\u{2039}' => "`",
         '\u{93}' | '\u{201C}' | '\u{AB}' => "``",
         '\u{94}' | '\u{201D}' | '\u{BB}' => "''",
+        '\u{201A}' => "\u{201A}",
+        '\u{201E}' => "\u{201E}",
+        '\u{201F}' => "\u{201F}",
         _ => return None,
     })
 }
@@ -394,6 +426,9 @@ mod tests {
             ("a red/blue T-shirt and 1/2 at 5:30 p.m.", "a red/blue T-shirt and 1/2 at 5:30 p.m."),
             ("see http://a.b/c, x@y.com \u{2013} AT&T & co", "see http://a.b/c , x@y.com -- AT&T & co"),
             ("the dogs' \u{201c}toys\u{201d} and 'em", "the dogs ' `` toys '' and 'em"),
+            ("a semi-clich\u{e9} 5.jpg, 3D.gif.", "a semi-clich\u{e9} 5.jpg , 3D.gif ."),
+            ("C++, C# -LRB- \u{2764}\u{fe0f} non\u{2011}stop", "C++ , C# -LRB- \u{2764} non\u{2011}stop"),
+            ("Acme Co. Ltd. is l'10 to x-c.d.ef", "Acme Co. Ltd. is l'10 to x-c.d. ef"),
         ];
         for (text, tokens) in cases {
             assert_eq!(ptb_tokens(&[text])[0].join(" "), tokens);

@@ -5,13 +5,14 @@
 //! several for one question counts. Questions with images are those whose prompt has `<image>`; of predictions without a
 //! prompt, those whose problem has an image.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use regex_automata::meta::Regex;
 use serde_json::Value;
 
 use super::{MetricFiles, Report};
-use crate::evaluation::files::{ById, Record, Repeated, read_object, read_records};
+use crate::evaluation::files::{ById, Record, Repeated, read_object, read_records, scalar};
 use crate::{Error, Result};
 
 /// The letters of the options.
@@ -79,7 +80,10 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let splits = beside("pid_splits.json");
     let ids: Vec<String> = if splits.is_file() {
         let splits = read_object(&splits)?;
-        splits.list("test")?.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect()
+        let id = |id: &Value| scalar(id).ok_or_else(|| splits.error("field `test` must hold ids"));
+        let ids = splits.list("test")?.iter().map(id).collect::<Result<Vec<_>>>()?;
+        let mut seen = HashSet::new();
+        ids.into_iter().filter(|id| seen.insert(id.clone())).collect()
     } else {
         problems.fields().keys().cloned().collect()
     };

@@ -1,7 +1,7 @@
 //! The official VQA evaluator (v2): percent, rounded to two digits, by question and answer type too.
 //!
-//! Results and annotations must have the same question ids; of several results for one question the last counts, as in
-//! the evaluator.
+//! Results and annotations must have the same question ids; of several results or annotations for one question the last
+//! counts, as often as there are annotations, as in the evaluator.
 
 use serde_json::{Map, Value, json};
 
@@ -83,11 +83,14 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     if references.is_empty() {
         return Err(Error::Data(format!("{}: there are no annotations", files.references.display())));
     }
-    let rows: Vec<_> = join(&results, &references, files.pair())?
-        .into_iter()
-        .map(|(_, answer, reference)| (reference, reference.accuracy(answer)))
-        .collect();
-    Ok(vqa_report(&rows))
+    join(&results, &references, files.pair())?;
+    // An annotation that is there twice counts twice.
+    let row = |annotation: &Record| {
+        let id = annotation.id(&["question_id"])?;
+        Ok(results.get(&id).zip(references.get(&id)).map(|(answer, reference)| (reference, reference.accuracy(answer))))
+    };
+    let rows = annotations.iter().map(row).collect::<Result<Vec<_>>>()?;
+    Ok(vqa_report(&rows.into_iter().flatten().collect::<Vec<_>>()))
 }
 
 /// The accuracies of answered questions together.

@@ -6,6 +6,8 @@
 //! of several references, as LLaVA's evaluator has it. Every reference needs a prediction; elsewhere a second one for the
 //! same question is an error.
 
+use std::path::Path;
+
 use super::vqa_text::evalai_normalize;
 use super::{MetricFiles, Report, mean, round2};
 use crate::evaluation::files::{ById, Record, Repeated, join, read_records, scalar};
@@ -96,12 +98,15 @@ pub(crate) fn human_answers(reference: &Record) -> Result<Vec<String>> {
     }
 }
 
+fn first<'a>(records: &'a [Record], path: &Path, what: &str) -> Result<&'a Record> {
+    records.first().ok_or_else(|| Error::Data(format!("{}: there are no {what}", path.display())))
+}
+
 pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let predictions = read_records(&files.predictions, &["annotations"])?;
     let references = read_records(&files.references, &["annotations", "data"])?;
-    let (Some(prediction), Some(reference)) = (predictions.first(), references.first()) else {
-        return Err(Error::Data(format!("{}: there are no references or no predictions", files.references.display())));
-    };
+    let prediction = first(&predictions, &files.predictions, "predictions")?;
+    let reference = first(&references, &files.references, "references")?;
     let key = Key::choose(prediction, reference);
     let answers = predictions.iter().map(|record| Ok((key.of_prediction(record)?, record.text(&["answer", "text"])?)));
     let humans = references.iter().map(|record| Ok((key.of_reference(record)?, human_answers(record)?)));

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use regex_automata::meta::Regex;
 
+use crate::evaluation::python::{split, strip};
+
 /// In the order in which they are dealt with.
 const PUNCTUATION: [char; 21] =
     [';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',', '?', '!'];
@@ -52,11 +54,6 @@ static SPELLINGS: LazyLock<HashMap<String, &str>> = LazyLock::new(|| {
     single.chain(double).chain(odd).collect()
 });
 
-/// White space of Python's `str.split` and `str.strip`.
-fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
-}
-
 fn is_digit(c: char) -> bool {
     static DIGIT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\d").expect("a pattern"));
     c.is_ascii_digit() || (!c.is_ascii() && DIGIT.is_match(&*c.encode_utf8(&mut [0; 4])))
@@ -97,7 +94,7 @@ fn without_periods(text: &str) -> String {
 /// Lower case, number words as digits, no articles, contractions with their apostrophes.
 fn without_articles(text: &str) -> String {
     let text = text.to_lowercase();
-    let words = text.split(is_space).filter(|word| !word.is_empty()).map(|word| match word {
+    let words = split(&text).map(|word| match word {
         "none" => "0".to_owned(),
         _ => NUMBERS.iter().position(|number| *number == word).map_or(word.to_owned(), |n| n.to_string()),
     });
@@ -107,7 +104,7 @@ fn without_articles(text: &str) -> String {
 
 /// Newlines and tabs as spaces, none at the ends: what the official evaluator does to every answer.
 pub(super) fn on_one_line(text: &str) -> String {
-    text.replace(['\n', '\t'], " ").trim_matches(is_space).to_owned()
+    strip(&text.replace(['\n', '\t'], " ")).to_owned()
 }
 
 /// The official VQA evaluator's normalisation, which it applies where humans disagree.
@@ -118,7 +115,7 @@ pub fn official_normalize(text: &str) -> String {
 /// The normalisation of EvalAI and mmf, used for TextVQA, VizWiz and VQAv2 uploads.
 pub fn evalai_normalize(text: &str) -> String {
     let words = text.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
-    official_normalize(&on_one_line(words.trim_matches(is_space)))
+    official_normalize(&on_one_line(strip(&words)))
 }
 
 #[cfg(test)]
