@@ -4,6 +4,7 @@ mod ablate;
 mod attacks;
 mod benchmarks;
 mod child;
+mod corpora;
 mod cuda;
 mod data;
 mod device;
