@@ -29,7 +29,7 @@ pub(super) struct AblateArguments {
     /// Folder of corpora, stages, results and report; runs/ablate-toy by default. The same command continues after any stop.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// cpu
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
     /// Cells that run at a time; as many as there are cores on the CPU, else 1.

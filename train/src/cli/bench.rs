@@ -38,7 +38,7 @@ pub(super) struct DecodeArguments {
     /// f32 | bf16; by default f32 on the CPU and bf16 elsewhere.
     #[arg(long)]
     dtype: Option<String>,
-    /// cpu | cuda[:N] | emulator
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
     /// Machine-readable results on stdout and nothing else.
@@ -60,7 +60,7 @@ pub(super) struct KernelsArguments {
     /// Seconds per op.
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
-    /// cpu | cuda[:N] | emulator
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
     /// Machine-readable results on stdout and nothing else.

@@ -59,7 +59,7 @@ pub(super) struct EvalArguments {
     /// together by torchrun, Open MPI or SLURM share the questions by themselves.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
-    /// cpu, cuda, cuda:N or emulator
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
     /// Machine-readable results on stdout and nothing else.

@@ -23,7 +23,7 @@ pub(super) struct MergeArguments {
     /// The directory to write, in the three-folder layout and f32.
     #[arg(long)]
     to: PathBuf,
-    /// cpu
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
 }

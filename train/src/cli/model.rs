@@ -14,7 +14,7 @@ pub(super) struct ModelArguments {
     /// A folder with low-rank adapters (LoRA) of the peft package, to add to its weights.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// cpu | cuda[:N] | emulator
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
 }

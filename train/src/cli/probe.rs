@@ -34,7 +34,7 @@ pub(super) struct ProbeArguments {
     /// Documents whose states are put together before the most similar ones are looked for.
     #[arg(long, default_value_t = 1)]
     pool: usize,
-    /// cpu
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
     /// Machine-readable results on stdout and nothing else.

@@ -22,7 +22,7 @@ pub(super) struct TrainArguments {
     /// Overrides such as stage.sft.lr=1e-5.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// cpu
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
     /// Folder of the run, instead of the recipe's `out`; relative to the working directory.
@@ -57,7 +57,7 @@ pub(super) struct QuickstartArguments {
     /// Seed of everything random.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// cpu
+    /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
     /// A folder with digits.png and labels.txt in place of the embedded digits.
