@@ -32,11 +32,11 @@ fn question_of(prompt: &str) -> String {
     {
         return question.to_lowercase();
     }
-    let mut lines = prompt.split('\n');
-    let first = lines.next().unwrap_or("");
-    let question = match first.starts_with("OCR tokens: ") || first.starts_with("Reference OCR token: ") {
-        true if prompt.contains('\n') => lines.next().unwrap_or(""),
-        _ => first,
+    let lines: Vec<&str> = prompt.split('\n').collect();
+    let question = match lines[..] {
+        [first, second, _] if first.starts_with("Reference OCR token:") => second,
+        [first, ..] => first,
+        [] => "",
     };
     question.to_lowercase()
 }
@@ -146,6 +146,7 @@ mod tests {
     fn questions_of_prompts() {
         assert_eq!(question_of("What IS it?\nReference OCR token: A, b\nAnswer shortly."), "what is it?");
         assert_eq!(question_of("Reference OCR token: A\nWhat?\nAnswer"), "what?");
+        assert_eq!(question_of("Reference OCR token: z?\nAnswer"), "reference ocr token: z?");
         assert_eq!(question_of("What?"), "what?");
     }
 }
