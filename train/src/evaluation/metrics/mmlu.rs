@@ -1,7 +1,7 @@
 //! MMLU: the likeliest of the four letters, or the first letter of what was generated.
 //!
-//! Predictions are JSON lines with an id and `logprobs` (four numbers in the order of the letters, or an object by
-//! letter) or `text`. References are records with the same ids, `answer` (a letter or an index) and perhaps
+//! Predictions are JSON lines with an id and `logprobs` (or `log_likelihoods`; four numbers in the order of the letters, or an
+//! object by letter) or `text`. References are records with the same ids, `answer` (a letter or an index) and perhaps
 //! `subject`, or the published folder of `SUBJECT_test.csv`, whose ids are `SUBJECT/ROW` from 0. Every question needs
 //! a prediction.
 
@@ -108,7 +108,7 @@ pub(crate) fn mmlu_report(rows: &[MmluRow]) -> Report {
 }
 
 fn logprobs(record: &Record) -> Result<Option<[f64; 4]>> {
-    let Ok(value) = record.any(&["logprobs", "scores"]) else { return Ok(None) };
+    let Ok(value) = record.any(&["logprobs", "log_likelihoods", "loglikelihoods", "scores"]) else { return Ok(None) };
     let numbers: Option<Vec<f64>> = match value {
         Value::Array(numbers) => numbers.iter().map(Value::as_f64).collect(),
         Value::Object(by_letter) => {
