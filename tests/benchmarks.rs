@@ -83,6 +83,7 @@ fn options(task: &str, out: &Path) -> EvalOptions {
             images: folder.clone(),
             annotations: name("annotations"),
             out: out.to_path_buf(),
+            demonstrations: false,
         },
         shots: expected["shots"].as_u64().map(|shots| shots as usize),
         demonstrations: None,
@@ -430,4 +431,141 @@ fn a_model_answers_from_the_command_line() {
     let answers = std::fs::read_to_string(out.join("answers.jsonl")).expect("answers");
     assert_eq!(answers.lines().count(), 11);
     std::fs::remove_dir_all(&out).expect("removed");
+}
+
+fn write(path: &Path, content: impl AsRef<[u8]>) {
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    std::fs::write(path, content).expect("a file");
+}
+
+fn lines(values: &[Value]) -> String {
+    values.iter().map(|value| format!("{value}\n")).collect()
+}
+
+/// Questions of a task in a folder of its own, with an image `a.jpg` (which no model here looks at).
+fn own(task: &str, name: &str, content: &str) -> EvalOptions {
+    let out = fresh(&format!("own-{task}"));
+    write(&out.join("data").join(name), content);
+    for image in ["a.jpg", "b.jpg"] {
+        write(&out.join("data").join(image), image);
+    }
+    let plain = options(task, &out);
+    let images = out.join("data");
+    let files = TaskFiles { data: images.join(name), images, annotations: None, ..plain.files };
+    EvalOptions { files, shots: None, ..plain }
+}
+
+fn refused(options: &EvalOptions) -> String {
+    match evaluate(&Scripted::default(), options) {
+        Ok(_) => panic!("{} is not refused", options.task.name),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn answers_about_other_images_are_not_taken_over() {
+    let question = serde_json::json!({"image": "a.jpg", "question": "What?"});
+    let options = own("vizwiz", "q.json", &serde_json::json!([question]).to_string());
+    assert!(evaluate(&Scripted::default(), &options).is_ok() && evaluate(&Scripted::default(), &options).is_ok());
+    write(&options.files.images.join("a.jpg"), "another");
+    assert!(refused(&options).contains("these answers are of another model, data or options"));
+}
+
+#[test]
+fn images_of_a_mended_table_replace_those_before() {
+    let table = |image: &str| format!("index\timage\tquestion\tA\tB\tanswer\n1\t{image}\tWhat?\tx\ty\tA\n");
+    let options = own("mmbench", "t.tsv", &table("YWFh"));
+    evaluate(&Scripted::default(), &options).expect("one row");
+    write(&options.files.data, table("YmJi"));
+    std::fs::remove_file(options.files.out.join("answers.jsonl")).expect("answers");
+    evaluate(&Scripted::default(), &options).expect("the other table");
+    assert_eq!(std::fs::read(options.files.out.join("images/1")).expect("image"), b"bbb");
+}
+
+#[test]
+fn captions_are_demonstrated_by_the_train_split() {
+    let image = |split: &str, caption: &str| {
+        let sentences = serde_json::json!([{"raw": caption}, {"raw": "another"}]);
+        serde_json::json!({"imgid": caption, "filename": "a.jpg", "split": split, "sentences": sentences})
+    };
+    let images = [image("test", "tested"), image("train", "trained\n"), image("restval", "rested"), image("val", "no")];
+    let mut options = own("flickr-captions", "d.json", &serde_json::json!({ "images": images }).to_string());
+    options.shots = Some(1);
+    options.demonstrations = Some(TaskFiles { demonstrations: true, ..options.files.clone() });
+    let model = Scripted::default();
+    evaluate(&model, &options).expect("a caption");
+    let asked = model.asked.borrow();
+    assert_eq!(asked.len(), 1, "the test split is asked");
+    let (prompt, images, _) = &asked[0];
+    assert!(prompt.contains("trained\n<image>") || prompt.contains("rested\n<image>"), "{prompt}");
+    assert!(*images == 2 && !prompt.contains("tested") && !prompt.contains("Caption: no"), "{prompt}");
+    options.shots = None;
+    assert!(refused(&options).contains("--demonstrations: say with --shots"));
+}
+
+#[test]
+fn the_authors_files_of_both_vqa_splits_fill_the_upload() {
+    let question = |id: u64| serde_json::json!({"question_id": id, "image": "a.jpg", "text": "What?"});
+    let mut options = own("vqav2", "llava_vqav2_mscoco_test-dev2015.jsonl", &lines(&[question(2)]));
+    let all = options.files.images.join("llava_vqav2_mscoco_test2015.jsonl");
+    write(&all, lines(&[question(1), question(2)]));
+    options.files.data = options.files.images.clone();
+    evaluate(&Scripted::default(), &options).expect("vqav2");
+    let upload = std::fs::read_to_string(options.files.out.join("vqav2_submission.json")).expect("upload");
+    assert_eq!(upload, r#"[{"question_id": 1, "answer": ""}, {"question_id": 2, "answer": "yes"}]"#);
+    let published = r#"{"questions":[{"question_id":1,"image_id":1,"question":"What?"}]}"#;
+    let mut options = own("okvqa", "train_questions.json", published);
+    write(&options.files.images.join("val_questions.json"), published);
+    options.files.data = options.files.images.clone();
+    assert!(refused(&options).contains("there are several question files"));
+}
+
+#[test]
+fn seed_answers_have_the_published_ids() {
+    let published = serde_json::json!({
+        "question_type": {"Scene": 1},
+        "questions": [{"answer": "A", "question_id": "101", "question_type_id": 1, "data_id": "a.jpg", "data_type": "image",
+            "choice_a": "x", "choice_b": "y", "choice_c": "z", "choice_d": "w", "question": "What?"}],
+    });
+    let line = serde_json::json!({"question_id": 101, "image": "a.jpg", "text": "What?"});
+    let options = own("seed", "llava-seed-bench.jsonl", &lines(&[line]));
+    let submission = || std::fs::read_to_string(options.files.out.join("seed_submission.jsonl")).expect("submission");
+    let run = || match evaluate(&Scripted::default(), &options).expect("seed") {
+        Evaluation::Done { report, .. } => report.is_some(),
+        Evaluation::Waiting { .. } => panic!("one question"),
+    };
+    let scored = run();
+    assert_eq!((scored, submission()), (false, "{\"question_id\": \"101\", \"prediction\": \"Yes\"}\n".to_owned()));
+    write(&options.files.images.join("SEED-Bench.json"), published.to_string());
+    let scored = run();
+    assert_eq!((scored, submission()), (true, "{\"question_id\": \"101\", \"prediction\": \"Yes\"}\n".to_owned()));
+}
+
+#[test]
+fn what_would_give_no_score_or_no_answer_is_refused_before_anything_is_asked() {
+    let question = r#"{"questions":[{"question_id":1,"image_id":"a","question":"What?"}]}"#;
+    let mut options = own("okvqa", "q_questions.json", question);
+    write(&options.files.images.join("COCO_val2014_00000000000a.jpg"), "image");
+    let annotations = options.files.images.join("a.json");
+    write(&annotations, r#"{"annotations":[{"question_id":7,"answers":[{"answer":"yes"}]}]}"#);
+    options.files.annotations = Some(annotations);
+    let message = refused(&options);
+    assert!(message.contains("a.json: has no annotation for 1 of 1 questions (1, ...)"), "{message}");
+    let message = refused(&own("vizwiz", "q.json", r#"[{"image":"a.jpg","question":"Is <image> there?"}]"#));
+    assert!(message.contains("q.json item 1: the prompt has 2 marks `<image>` for 1 images"), "{message}");
+    let message = refused(&own("vizwiz", "q.json", r#"[{"image":"c.jpg","question":"What?"}]"#));
+    assert!(message.contains("q.json item 1: there is no image c.jpg or test/c.jpg"), "{message}");
+    let pope = r#"{"question_id":1,"image":"a.jpg","text":"Is it?","label":"maybe"}"#;
+    assert!(refused(&own("pope", "coco_pope_random.json", pope)).contains("label `maybe` is neither yes nor no"));
+    let cut = "{\n  \"questions\": [\n    {\"question_id\": 1,\n";
+    assert!(refused(&own("okvqa", "q.json", cut)).contains("q.json: EOF while parsing"));
+    let cut = "{\"image\": \"a.jpg\", \"question\": \"What?\"}\n{\"image\": \"a";
+    assert!(refused(&own("vizwiz", "q.json", cut)).contains("q.json line 2 column 12: EOF"));
+    assert!(refused(&own("gqa", "q.json", "")).contains("q.json: "));
+    let bbh = r#"{"examples":[{"input":"a","target":"b"}]}"#;
+    assert!(refused(&own("bbh", "one.json", bbh)).contains("one.json: 1 examples, of which 3 demonstrate"));
+    let scienceqa = r#"{"4":{"question":"What?","choices":["x","y"],"answer":0,"image":null,"hint":""}}"#;
+    let options = own("scienceqa-img", "problems.json", scienceqa);
+    write(&options.files.images.join("pid_splits.json"), r#"{"test":[4]}"#);
+    assert!(evaluate(&Scripted::default(), &options).is_ok(), "ids may be numbers");
 }

@@ -16,7 +16,12 @@ pub(crate) fn parse_lines<T: DeserializeOwned>(text: &str, path: &Path) -> Resul
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(index, line)| match serde_json::from_str(line) {
         Ok(value) => Ok((index + 1, value)),
-        Err(error) => Err(Error::Data(format!("{} line {}: {error}", path.display(), index + 1))),
+        Err(error) => {
+            let (whole, line) = (error.to_string(), index + 1);
+            // Its place is within the line.
+            let problem = whole.split(" at line 1 column").next().unwrap_or(&whole);
+            Err(Error::Data(format!("{} line {line} column {}: {problem}", path.display(), error.column())))
+        }
     };
     lines.map(parse).collect()
 }

@@ -64,7 +64,7 @@ impl Mean {
 pub struct Alignment {
     /// The layer.
     pub layer: usize,
-    /// Documents, or pools of them.
+    /// Documents.
     pub documents: usize,
     /// Mean of both directions: the symmetric Chamfer similarity.
     pub symmetric: Mean,
@@ -72,12 +72,12 @@ pub struct Alignment {
     pub visual_to_text: Mean,
     /// Of textual states, each with its most similar visual one.
     pub text_to_visual: Mean,
-    /// `symmetric` with the visual states of the document before.
-    pub shuffled: Mean,
+    /// `symmetric` with the visual states of the document (or pool) before; none without one.
+    pub shuffled: Option<Mean>,
     /// Cosine of the mean visual and the mean textual state.
     pub pooled: Mean,
-    /// `pooled` with the visual states of the document before.
-    pub pooled_shuffled: Mean,
+    /// `pooled` with the visual states of the document (or pool) before.
+    pub pooled_shuffled: Option<Mean>,
 }
 
 /// Unit vectors of one width, side by side.
@@ -181,22 +181,23 @@ pub fn probe(vila: &Vila, shard: &ShardReader, options: &ProbeOptions) -> Result
         }
         before = Some(pooled);
     }
-    Ok(columns.iter().enumerate().map(|(layer, column)| column.summary(layer)).collect())
+    Ok(columns.iter().enumerate().map(|(layer, column)| column.summary(layer, chosen.len())).collect())
 }
 
 impl Column {
-    fn summary(&self, layer: usize) -> Alignment {
+    fn summary(&self, layer: usize, documents: usize) -> Alignment {
         let both = self.visual_to_text.iter().zip(&self.text_to_visual);
         let symmetric: Vec<f64> = both.map(|(a, b)| (a + b) / 2.0).collect();
+        let control = |values: &[f64]| (!values.is_empty()).then(|| Mean::of(values));
         Alignment {
             layer,
-            documents: symmetric.len(),
+            documents,
             symmetric: Mean::of(&symmetric),
             visual_to_text: Mean::of(&self.visual_to_text),
             text_to_visual: Mean::of(&self.text_to_visual),
-            shuffled: Mean::of(&self.shuffled),
+            shuffled: control(&self.shuffled),
             pooled: Mean::of(&self.pooled),
-            pooled_shuffled: Mean::of(&self.pooled_shuffled),
+            pooled_shuffled: control(&self.pooled_shuffled),
         }
     }
 }
@@ -265,8 +266,9 @@ pub fn csv(config: &str, layers: &[Alignment]) -> String {
     );
     for layer in layers {
         let Alignment { symmetric: sym, visual_to_text: v2t, text_to_visual: t2v, .. } = layer;
+        let control = |value: Option<Mean>| value.map_or(String::new(), |value| format!("{:.6}", value.mean));
         text += &format!(
-            "{},{:.6},{:.6},{:.6},{},{config},{:.6},{:.6},{:.6},{:.6},{:.6},{:.6}\n",
+            "{},{:.6},{:.6},{:.6},{},{config},{:.6},{:.6},{:.6},{},{:.6},{}\n",
             layer.layer,
             sym.mean,
             v2t.mean,
@@ -275,9 +277,9 @@ pub fn csv(config: &str, layers: &[Alignment]) -> String {
             sym.error,
             v2t.error,
             t2v.error,
-            layer.shuffled.mean,
+            control(layer.shuffled),
             layer.pooled.mean,
-            layer.pooled_shuffled.mean
+            control(layer.pooled_shuffled)
         );
     }
     text
@@ -291,17 +293,17 @@ pub(crate) fn curve(name: &str, color: usize, look: Look, values: impl Iterator<
 
 /// A page with the curves of one model.
 pub fn page(config: &str, layers: &[Alignment]) -> String {
-    type Pick = fn(&Alignment) -> f64;
+    type Pick = fn(&Alignment) -> Option<f64>;
     let curves: [(&str, Look, Pick); 6] = [
-        ("symmetric", Look::Dots, |layer| layer.symmetric.mean),
-        ("visual to text", Look::Line, |layer| layer.visual_to_text.mean),
-        ("text to visual", Look::Line, |layer| layer.text_to_visual.mean),
-        ("symmetric, shuffled", Look::Line, |layer| layer.shuffled.mean),
-        ("of means", Look::Line, |layer| layer.pooled.mean),
-        ("of means, shuffled", Look::Line, |layer| layer.pooled_shuffled.mean),
+        ("symmetric", Look::Dots, |layer| Some(layer.symmetric.mean)),
+        ("visual to text", Look::Line, |layer| Some(layer.visual_to_text.mean)),
+        ("text to visual", Look::Line, |layer| Some(layer.text_to_visual.mean)),
+        ("symmetric, shuffled", Look::Line, |layer| Some(layer.shuffled?.mean)),
+        ("of means", Look::Line, |layer| Some(layer.pooled.mean)),
+        ("of means, shuffled", Look::Line, |layer| Some(layer.pooled_shuffled?.mean)),
     ];
     let series = curves.iter().enumerate().map(|(color, (name, look, pick))| {
-        curve(name, color, *look, layers.iter().map(|layer| (layer.layer, pick(layer))))
+        curve(name, color, *look, layers.iter().filter_map(|layer| Some((layer.layer, pick(layer)?))))
     });
     let chart =
         Chart { over: "layer", unit: "cosine".into(), scale: Scale::Linear, series: series.collect(), marks: vec![] };
@@ -353,9 +355,9 @@ mod tests {
             symmetric: Mean { mean: 0.5, error: 0.25 },
             visual_to_text: Mean::default(),
             text_to_visual: Mean::default(),
-            shuffled: Mean::default(),
+            shuffled: None,
             pooled: Mean::default(),
-            pooled_shuffled: Mean::default(),
+            pooled_shuffled: None,
         };
         let csv = csv("a, \"b\"", &[layer]);
         assert!(csv.starts_with("layer,c_sym,c_v2t,c_t2v,n_docs,config,"));

@@ -349,7 +349,12 @@ fn figure_3(results: &[CellResult]) -> Figure {
     for (color, name) in ALIGNED.iter().enumerate() {
         series.push(curve(name, color, Look::Dots, mean(name, |layer| layer.symmetric.mean).into_iter()));
         let shuffled = format!("{name}, shuffled");
-        series.push(curve(&shuffled, color, Look::Faint, mean(name, |layer| layer.shuffled.mean).into_iter()));
+        series.push(curve(
+            &shuffled,
+            color,
+            Look::Faint,
+            mean(name, |layer| layer.shuffled.unwrap_or_default().mean).into_iter(),
+        ));
     }
     series.retain(|series| !series.points.is_empty());
     let last = series.iter().flat_map(|series| &series.points).map(|point| point.x).fold(0.0, f64::max);

@@ -86,6 +86,7 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         annotations: arguments.demonstration_annotations.or_else(|| arguments.annotations.clone()),
         out: arguments.out.clone(),
         data,
+        demonstrations: true,
     });
     let launch = crate::ranks::launch(|name| std::env::var(name).ok())?;
     let shard = arguments.shard.or(launch.as_ref().map(|launch| Shard { index: launch.rank, count: launch.world }));
@@ -99,7 +100,13 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
     }
     let options = EvalOptions {
         task,
-        files: TaskFiles { data: arguments.data, images, annotations: arguments.annotations, out: arguments.out },
+        files: TaskFiles {
+            data: arguments.data,
+            images,
+            annotations: arguments.annotations,
+            out: arguments.out,
+            demonstrations: false,
+        },
         shots: arguments.shots,
         demonstrations,
         arrangement: arguments.arrangement,
@@ -112,6 +119,9 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
     match evaluate(&vila, &options)? {
         Evaluation::Waiting { answered, questions } => {
             say(format_args!("{}: {answered} of {questions} questions are answered; run the other shards", task.name));
+            if arguments.json {
+                print_json(&serde_json::json!({ "task": task.name, "answered": answered, "questions": questions }))?;
+            }
         }
         Evaluation::Done { report, written } => {
             let result = report.map_or(serde_json::Value::Null, |report| report.json());

@@ -23,16 +23,16 @@ pub(super) struct ProbeArguments {
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Documents.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = at_least_one)]
     documents: usize,
     /// Text tokens that a document needs, besides an image.
     #[arg(long, default_value_t = 16)]
     min_text: usize,
     /// Most states of each kind in a document.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
     states: usize,
     /// Documents whose states are put together before the most similar ones are looked for.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pool: usize,
     /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
@@ -42,14 +42,18 @@ pub(super) struct ProbeArguments {
     json: bool,
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "expected a whole number above 0".into())
+}
+
 pub(super) fn run(arguments: &ProbeArguments) -> Result<Outcome, Failure> {
     let shard = ShardReader::open(&arguments.data)?;
     let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
     let options = ProbeOptions {
         documents: arguments.documents,
         min_text: arguments.min_text,
-        most_states: arguments.states.max(1),
-        pool: arguments.pool.max(1),
+        most_states: arguments.states,
+        pool: arguments.pool,
         ..ProbeOptions::default()
     };
     let layers = probe::probe(&vila, &shard, &options)?;

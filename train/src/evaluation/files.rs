@@ -100,7 +100,14 @@ pub fn scalar(value: &Value) -> Option<String> {
 
 /// Reads a text file; a byte order mark is not part of it.
 pub fn read_text(path: &Path) -> Result<String> {
+    let refused = |problem: &str| Err(Error::Data(format!("{}: {problem}", path.display())));
+    if path.is_dir() {
+        return refused("is a folder; name a file in it");
+    }
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    if bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(b"PK\x03\x04") {
+        return refused("is an archive; unpack it");
+    }
     let text = String::from_utf8(bytes).map_err(|error| {
         Error::Data(format!("{}: not UTF-8 at byte {}", path.display(), error.utf8_error().valid_up_to()))
     })?;
@@ -109,7 +116,11 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// Reads a JSON file.
 pub fn read_json(path: &Path) -> Result<Value> {
-    serde_json::from_str(&read_text(path)?).map_err(|error| Error::Data(format!("{}: {error}", path.display())))
+    let text = read_text(path)?;
+    if text.trim().is_empty() {
+        return Err(Error::Data(format!("{}: the file is empty", path.display())));
+    }
+    serde_json::from_str(&text).map_err(|error| Error::Data(format!("{}: {error}", path.display())))
 }
 
 /// Reads a file that is one JSON object.
@@ -134,13 +145,21 @@ pub fn read_records(path: &Path, lists: &[&str]) -> Result<Vec<Record>> {
                 None => Ok(vec![whole]),
             }
         }
-        // Lines do not begin an array: its own error says more.
-        Err(error) if text.trim_start().starts_with('[') => Err(Error::Data(format!("{name}: {error}"))),
+        // Lines do not begin an array or an object that goes on: its own error says more.
+        Err(error) if text.trim_start().starts_with('[') || first_is_cut(&text) => {
+            Err(Error::Data(format!("{name}: {error}")))
+        }
         _ => parse_lines(&text, path)?
             .into_iter()
             .map(|(number, value)| Record::new(format!("{name} line {number}"), value))
             .collect(),
     }
+}
+
+/// Whether the first line of several is the beginning of a value.
+fn first_is_cut(text: &str) -> bool {
+    let first = text.trim_start().split_once('\n').map(|(first, _)| serde_json::from_str::<Value>(first));
+    first.is_some_and(|first| first.is_err_and(|error| error.is_eof()))
 }
 
 /// Records in the file's order, found by id.

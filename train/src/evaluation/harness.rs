@@ -40,6 +40,11 @@ pub trait Answerer {
     /// The tokenizer refuses the text.
     fn tokens(&self, text: &str) -> Result<usize>;
 
+    /// Most tokens of a prompt and its answer.
+    fn context(&self) -> usize {
+        usize::MAX
+    }
+
     /// A hash of everything that decides the answers, which go to the folder `out`.
     ///
     /// # Errors
@@ -69,6 +74,10 @@ impl Answerer for Vila {
         Ok(self.tokenizer.encode(text)?.len())
     }
 
+    fn context(&self) -> usize {
+        self.config.llm.max_positions
+    }
+
     fn fingerprint(&self, out: &Path) -> Result<String> {
         let mut hash = Sha256::new();
         let real = |path: &Path| std::fs::canonicalize(path).map_err(Error::io(path));
@@ -85,9 +94,26 @@ impl Answerer for Vila {
 /// Files up to this size are hashed whole, larger ones by size and both ends: weights are not read twice.
 const HASHED_WHOLE: u64 = 1 << 20;
 
+/// Of images, which are many.
+const HASHED_OF_AN_IMAGE: u64 = 1 << 14;
+
+/// A file's size, and of its content as much, or both ends of it.
+fn hash_file(path: &Path, most: u64, hash: &mut Sha256) -> Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let size = file.metadata().map_err(Error::io(path))?.len();
+    hash.update(size.to_le_bytes());
+    let mut ends = Vec::new();
+    let end = size.saturating_sub(most / 2).max(most / 2);
+    let read = (&mut file).take(most / 2).read_to_end(&mut ends);
+    let read = read.and_then(|_| file.seek(SeekFrom::Start(end))).and_then(|_| file.read_to_end(&mut ends));
+    read.map_err(Error::io(path))?;
+    hash.update(&ends);
+    Ok(())
+}
+
 /// Of a model's folder, and of those in it that hold parts of a model: answers may lie in others.
 fn hash_folder(folder: &Path, hash: &mut Sha256) -> Result<()> {
-    use std::io::{Read, Seek, SeekFrom};
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         paths.push(entry.map_err(Error::io(folder))?.path());
@@ -100,16 +126,8 @@ fn hash_folder(folder: &Path, hash: &mut Sha256) -> Result<()> {
             }
             continue;
         }
-        let mut file = File::open(&path).map_err(Error::io(&path))?;
-        let size = file.metadata().map_err(Error::io(&path))?.len();
         hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.update(size.to_le_bytes());
-        let mut ends = Vec::new();
-        let end = size.saturating_sub(HASHED_WHOLE / 2).max(HASHED_WHOLE / 2);
-        let read = (&mut file).take(HASHED_WHOLE / 2).read_to_end(&mut ends);
-        let read = read.and_then(|_| file.seek(SeekFrom::Start(end))).and_then(|_| file.read_to_end(&mut ends));
-        read.map_err(Error::io(&path))?;
-        hash.update(&ends);
+        hash_file(&path, HASHED_WHOLE, hash)?;
     }
     Ok(())
 }
@@ -218,7 +236,17 @@ fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result
         };
         Asked { item, prompt, images }
     };
-    Ok(items.iter().map(asked).collect())
+    let marks = |asked: &Asked| asked.prompt.matches(vila_model::tokenizer::IMAGE_MARK).count();
+    let asked: Vec<Asked> = items.iter().map(asked).collect();
+    match asked.iter().find(|asked| marks(asked) != asked.images.len()) {
+        Some(asked) => Err(asked.item.record.error(&format!(
+            "the prompt has {} marks `{}` for {} images; take those out of the texts that stand for no image",
+            marks(asked),
+            vila_model::tokenizer::IMAGE_MARK,
+            asked.images.len()
+        ))),
+        None => Ok(asked),
+    }
 }
 
 /// Runs or resumes a task.
@@ -241,7 +269,8 @@ pub fn evaluate(model: &dyn Answerer, options: &EvalOptions) -> Result<Evaluatio
         let answer = match answered.get(&asked.item.id) {
             Some(answer) => answer.clone(),
             None => {
-                let answer = answer(model, options, asked)?;
+                // A model's error knows neither file nor record.
+                let answer = answer(model, options, asked).map_err(|e| asked.item.record.error(&e.to_string()))?;
                 let line = answer_line(&answer) + "\n";
                 file.write_all(line.as_bytes()).map_err(Error::io(&path))?;
                 answer
@@ -276,6 +305,9 @@ fn read_pool(options: &EvalOptions) -> Result<Vec<Item>> {
         _ => 0,
     };
     match (&options.demonstrations, wanted) {
+        (Some(_), 0) if options.shots.is_none() => {
+            Err(Error::Data("--demonstrations: say with --shots how many each question gets".into()))
+        }
         (_, 0) => Ok(Vec::new()),
         (None, _) => Err(Error::Data("--shots: say with --demonstrations where the examples are".into())),
         (Some(files), wanted) => {
@@ -284,8 +316,8 @@ fn read_pool(options: &EvalOptions) -> Result<Vec<Item>> {
             match usable > wanted {
                 true => Ok(pool),
                 false => Err(Error::Data(format!(
-                    "{}: {usable} examples have answers, more than {wanted} are needed; VQA's come from \
-                     --demonstration-annotations",
+                    "{}: {usable} examples of the train split have answers, more than {wanted} are needed; VQA's answers \
+                     come from --demonstration-annotations",
                     files.data.display()
                 ))),
             }
@@ -296,8 +328,17 @@ fn read_pool(options: &EvalOptions) -> Result<Vec<Item>> {
 /// The first line of an answer file: what the answers depend on.
 fn header(model: &dyn Answerer, options: &EvalOptions, asked: &[Asked]) -> Result<Value> {
     let mut prompts = Sha256::new();
+    let mut images: HashMap<&Path, Vec<u8>> = HashMap::new();
     for asked in asked {
         prompts.update(json!([asked.item.id, asked.prompt, asked.item.images.len()]).to_string());
+        for image in &asked.images {
+            if !images.contains_key(image.as_path()) {
+                let mut hash = Sha256::new();
+                hash_file(image, HASHED_OF_AN_IMAGE, &mut hash)?;
+                images.insert(image, hash.finalize().to_vec());
+            }
+            prompts.update(&images[image.as_path()]);
+        }
     }
     let facts = json!({
         "task": options.task.name,
@@ -358,8 +399,9 @@ fn answer(model: &dyn Answerer, options: &EvalOptions, asked: &Asked) -> Result<
     let task = options.task;
     let mut prompt = asked.prompt.clone();
     if matches!(task.style, Style::Letters | Style::Text) {
+        let most = super::tasks::MOST_TOKENS.min(model.context().saturating_sub(task.max_new_tokens + 1));
         for shots in (0..asked.item.shots.len().saturating_sub(1)).rev() {
-            if model.tokens(&prompt)? <= super::tasks::MOST_TOKENS {
+            if model.tokens(&prompt)? <= most {
                 break;
             }
             prompt = with_shots(asked.item, shots);
@@ -394,6 +436,15 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
         return Ok(Evaluation::Waiting { answered: pairs.len(), questions: items.len() });
     }
     let outcome = options.task.finish(&options.files, &pairs)?;
+    let known = |(item, answer): &&(&Item, &Answer)| options.task.right(item, answer).is_some();
+    let known = pairs.iter().filter(known).count();
+    if outcome.report.is_none() && known > 0 {
+        let (name, lack) = (options.task.name, items.len() - known);
+        say(format_args!(
+            "{name}: {lack} of {} questions have no right answer here, so there is no score",
+            items.len()
+        ));
+    }
     let summary = json!({
         "task": options.task.name,
         "questions": items.len(),

@@ -7,6 +7,8 @@ pub enum Cell {
     Empty,
     /// A number.
     Number(f64),
+    /// True or false.
+    Boolean(bool),
     /// A text.
     Text(String),
 }
@@ -62,6 +64,9 @@ fn sheet(rows: &[Vec<Cell>]) -> String {
             match cell {
                 Cell::Empty => {}
                 Cell::Number(value) => xml += &format!("<c r=\"{place}\"><v>{value}</v></c>"),
+                Cell::Boolean(value) => {
+                    xml += &format!("<c r=\"{place}\" t=\"b\"><v>{}</v></c>", u8::from(*value));
+                }
                 Cell::Text(text) => {
                     let text = escape(text);
                     xml +=

@@ -94,12 +94,12 @@ pub(crate) struct Captioned {
 }
 
 /// The images that a file lists, then those that only annotations name. The Karpathy splits keep the captions of all splits
-/// with their images: of those, the test split.
-pub(crate) fn captioned(file: &Record) -> Result<Vec<Captioned>> {
+/// with their images: of those, `splits`.
+pub(crate) fn captioned(file: &Record, splits: &[&str]) -> Result<Vec<Captioned>> {
     let mut all: Vec<Captioned> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     for image in records_or_none(file, "images")? {
-        if image.get("split").is_some_and(|split| split != "test") {
+        if image.get("split").is_some_and(|of| !splits.iter().any(|split| of == split)) {
             continue;
         }
         let id = image.id(&IMAGE_ID)?;
@@ -133,7 +133,7 @@ fn records_or_none(record: &Record, field: &str) -> Result<Vec<Record>> {
 }
 
 fn references(file: &Record) -> Result<Vec<(String, Vec<String>)>> {
-    let all = captioned(file)?;
+    let all = captioned(file, &["test"])?;
     if all.iter().all(|image| image.captions.is_empty()) {
         file.any(&["annotations"])?;
     }

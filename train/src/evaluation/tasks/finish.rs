@@ -13,7 +13,7 @@ use crate::evaluation::files::Record;
 use crate::evaluation::metrics::{
     Report, caption_tokens, cider_d, evalai_normalize, mme_answer, pope_says_yes, shared, soft_accuracy,
 };
-use crate::evaluation::python::{dumps, dumps_indented, float};
+use crate::evaluation::python::{dumps, dumps_indented};
 use crate::evaluation::xlsx::{Cell, workbook};
 
 type Answers<'a> = [(&'a Item, &'a Answer)];
@@ -198,6 +198,19 @@ pub(super) fn mmbench_right(item: &Item, answer: &Answer) -> Option<f64> {
     score(shared::MmbenchRow::new(&item.record, &answer.text).ok()?.right)
 }
 
+/// What pandas reads as a number; other spellings make a column one of texts.
+fn number(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "True" | "TRUE" | "true" => Some(true),
+        "False" | "FALSE" | "false" => Some(false),
+        _ => None,
+    }
+}
+
 /// The table without hint, categories, source, comment and image, and with the answers as seventh column.
 pub(super) fn mmbench(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
     const DROPPED: [&str; 6] = ["hint", "category", "source", "image", "comment", "l2-category"];
@@ -209,21 +222,25 @@ pub(super) fn mmbench(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
         }
     }
     let text = |item: &Item, name: &str| item.record.text(&[name]).ok().filter(|text| !shared::is_missing(text));
-    let numeric =
-        |name: &str| answers.iter().filter_map(|(item, _)| text(item, name)).all(|text| float(&text).is_some());
-    let numbers: Vec<bool> = columns.iter().map(|name| numeric(name)).collect();
+    let kind = |name: &&str| {
+        let all = |is: fn(&str) -> bool| answers.iter().filter_map(|(item, _)| text(item, name)).all(|text| is(&text));
+        match (all(|text| number(text).is_some()), all(|text| boolean(text).is_some())) {
+            (true, _) => |text: &str| number(text).map(Cell::Number),
+            (false, true) => |text: &str| boolean(text).map(Cell::Boolean),
+            (false, false) => |text: &str| Some(Cell::Text(text.replace("\r\n", "\n"))),
+        }
+    };
+    let kinds: Vec<fn(&str) -> Option<Cell>> = columns.iter().map(kind).collect();
     let at = PREDICTION.min(columns.len());
     let mut header: Vec<Cell> = columns.iter().map(|name| Cell::Text((*name).to_owned())).collect();
     header.insert(at, Cell::Text("prediction".into()));
     let mut rows = vec![header];
     for (item, answer) in answers {
-        let cell = |(name, number): (&&str, &bool)| match text(item, name) {
-            None => Cell::Empty,
-            Some(text) if *number => float(&text).map_or(Cell::Empty, Cell::Number),
-            Some(text) => Cell::Text(text),
+        let cell = |(name, kind): (&&str, &fn(&str) -> Option<Cell>)| {
+            text(item, name).and_then(|text| kind(&text)).unwrap_or(Cell::Empty)
         };
-        let mut row: Vec<Cell> = columns.iter().zip(&numbers).map(cell).collect();
-        row.insert(at, Cell::Text(answer.text.clone()));
+        let mut row: Vec<Cell> = columns.iter().zip(&kinds).map(cell).collect();
+        row.insert(at, if answer.text.is_empty() { Cell::Empty } else { Cell::Text(answer.text.clone()) });
         rows.push(row);
     }
     let rated = answers.iter().all(|(item, _)| item.record.get("answer").is_some());
@@ -240,7 +257,11 @@ pub(super) fn seed_right(item: &Item, answer: &Answer) -> Option<f64> {
 
 pub(super) fn seed(_: &TaskFiles, answers: &Answers) -> Result<Outcome> {
     let line = |(item, answer): &(&Item, &Answer)| {
-        let id = original(&item.record, &["question_id"]);
+        // The published ids, which are texts; the authors' question file has numbers.
+        let id = match item.record.get("text") {
+            Some(_) => json!(item.id),
+            None => original(&item.record, &["question_id"]),
+        };
         dumps(&json!({ "question_id": id, "prediction": answer.text })) + "\n"
     };
     let row = |(item, answer): &(&Item, &Answer)| {

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::Result;
 use crate::evaluation::files::Record;
-use crate::{Error, Result};
 
 const EXTENSIONS: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
 
-/// The first of `names` below `root` that is a file; names without an extension are tried with several.
-pub(super) fn find(root: &Path, names: &[String]) -> Result<PathBuf> {
+/// The image of a record: the first of `names` below `root` that is a file; names without an extension are tried with
+/// several.
+pub(super) fn find(root: &Path, names: &[String], record: &Record) -> Result<PathBuf> {
     let candidates = names.iter().flat_map(|name| {
         let plain = root.join(name);
         let with = EXTENSIONS.iter().map(|extension| root.join(format!("{name}.{extension}"))).collect::<Vec<_>>();
@@ -16,11 +17,8 @@ pub(super) fn find(root: &Path, names: &[String]) -> Result<PathBuf> {
     });
     let mut candidates = candidates.collect::<Vec<_>>().into_iter();
     candidates.find(|path| path.is_file()).ok_or_else(|| {
-        Error::Data(format!(
-            "{}: there is no image {}; say with --images where they are",
-            root.display(),
-            names.join(" or ")
-        ))
+        let names = names.join(" or ");
+        record.error(&format!("there is no image {names} in {}; say with --images where they are", root.display()))
     })
 }
 

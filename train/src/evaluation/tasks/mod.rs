@@ -60,6 +60,8 @@ pub struct TaskFiles {
     pub annotations: Option<PathBuf>,
     /// For files that are made on the way.
     pub out: PathBuf,
+    /// Whether examples are read from them, not questions: the train split of files that have several.
+    pub demonstrations: bool,
 }
 
 /// How a task is asked.

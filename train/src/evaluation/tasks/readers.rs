@@ -2,13 +2,13 @@
 //! `image` and `text` with the suffix inside.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::images::{base64, find};
 use super::{Item, TaskFiles};
-use crate::evaluation::files::{Record, files_in, numbered, read_object, read_records};
+use crate::evaluation::files::{Record, files_in, numbered, read_object, read_records, scalar};
 use crate::evaluation::metrics::shared;
 use crate::whole_file::write_whole;
 use crate::{Error, Result};
@@ -18,7 +18,7 @@ const LETTER: &str = "Answer with the option's letter from the given choices dir
 const LETTER_CN: &str = "请直接回答选项字母。";
 const UNANSWERABLE: &str = "When the provided information is insufficient, respond with 'Unanswerable'.";
 
-fn item(id: String, image: Option<std::path::PathBuf>, question: &str, suffix: &[&str], record: Record) -> Item {
+fn item(id: String, image: Option<PathBuf>, question: &str, suffix: &[&str], record: Record) -> Item {
     let text = std::iter::once(question).chain(suffix.iter().copied()).collect::<Vec<_>>().join("\n");
     let images = image.into_iter().collect();
     Item {
@@ -49,26 +49,20 @@ fn are_llava(records: &[Record]) -> bool {
 
 fn llava_line(files: &TaskFiles, record: Record) -> Result<Item> {
     let text = record.text(&["text"])?;
-    let image =
-        record.get("image").and_then(Value::as_str).map(|name| find(&files.images, &[name.to_owned()])).transpose()?;
+    let image = record
+        .get("image")
+        .and_then(Value::as_str)
+        .map(|name| find(&files.images, &[name.to_owned()], &record))
+        .transpose()?;
     let question = text.split('\n').next().unwrap_or("").to_owned();
     let group = record.get("category").and_then(Value::as_str).unwrap_or("").to_owned();
     Ok(Item { group, question, ..item(record.id(&["question_id"])?, image, &text, &[], record) })
 }
 
-/// Records of a file, or of all files of a folder whose names have `part`.
-fn records(path: &Path, part: &str, lists: &[&str]) -> Result<Vec<Record>> {
-    let files = files_in(path, &["json", "jsonl"])?;
-    let named = |file: &Path| file.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.contains(part));
-    let chosen: Vec<_> = files.iter().filter(|file| path.is_file() || named(file)).collect();
-    if chosen.is_empty() {
-        return Err(Error::Data(format!("{}: there is no file *{part}*.json here", path.display())));
-    }
-    let mut all = Vec::new();
-    for file in chosen {
-        all.extend(read_records(file, lists)?);
-    }
-    Ok(all)
+/// The texts or numbers of an array.
+fn texts(record: &Record, field: &str) -> Result<Vec<String>> {
+    let text = |value: &Value| scalar(value).ok_or_else(|| record.error(&format!("field `{field}` must hold texts")));
+    record.list(field)?.iter().map(text).collect()
 }
 
 /// What most humans answered, the first of equals.
@@ -85,20 +79,30 @@ fn annotated(files: &TaskFiles) -> Result<HashMap<String, Record>> {
     annotations.into_iter().map(|record| Ok((record.id(&["question_id"])?, record))).collect()
 }
 
-/// The question file of VQA in a folder with more than one: the smaller split is asked, the larger one covers the
-/// upload.
+/// The questions of VQA. In a folder with both splits of the test, published or the authors', the smaller one is asked, and
+/// the larger one covers the upload.
 pub(super) fn vqa_questions(data: &Path, whole: bool) -> Result<Vec<Record>> {
-    let dev = data.is_dir() && files_in(data, &["json"])?.iter().any(|file| is_dev(file));
-    let part = match (dev, whole) {
-        (true, false) => "test-dev2015_questions",
-        (true, true) => "test2015_questions",
-        (false, _) => "questions",
+    let files = files_in(data, &["json", "jsonl"])?;
+    let named = |part: &str| {
+        let has = |file: &&PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().contains(part));
+        files.iter().filter(has).collect::<Vec<_>>()
     };
-    records(data, part, &["questions"])
-}
-
-fn is_dev(file: &Path) -> bool {
-    file.to_string_lossy().contains("test-dev2015_questions")
+    let (dev, all, any) = (named("test-dev2015"), named("test2015"), named("questions"));
+    let chosen = match (data.is_file(), dev.is_empty(), whole && !all.is_empty()) {
+        (true, ..) => files.iter().collect(),
+        (false, false, false) => dev,
+        (false, false, true) => all,
+        (false, true, _) => any,
+    };
+    match chosen[..] {
+        [file] => read_records(file, &["questions"]),
+        [] => Err(Error::Data(format!("{}: there is no file *questions*.json here", data.display()))),
+        _ => {
+            let names: Vec<_> = chosen.iter().map(|file| file.display().to_string()).collect();
+            let names = names.join(", ");
+            Err(Error::Data(format!("{}: there are several question files ({names}); name one", data.display())))
+        }
+    }
 }
 
 /// VQAv2 and OKVQA: `{"questions": [{"question_id", "image_id", "question"}]}`.
@@ -112,7 +116,7 @@ pub(super) fn vqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
         let names = ["test2015", "val2014", "train2014"].map(|split| format!("COCO_{split}_{number:0>12}.jpg"));
         let nested =
             ["test2015", "val2014", "train2014"].map(|split| format!("{split}/COCO_{split}_{number:0>12}.jpg"));
-        let image = find(&files.images, &[names.as_slice(), nested.as_slice()].concat())?;
+        let image = find(&files.images, &[names.as_slice(), nested.as_slice()].concat(), &record)?;
         let question = record.text(&["question"])?;
         let mut item = item(id, Some(image), &question, &[SHORT], record);
         if let Some(annotation) = annotations.get(&item.id) {
@@ -121,7 +125,16 @@ pub(super) fn vqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
         }
         Ok(item)
     };
-    vqa_questions(&files.data, false)?.into_iter().map(read).collect()
+    let items: Vec<Item> = vqa_questions(&files.data, false)?.into_iter().map(read).collect::<Result<_>>()?;
+    let lacking = items.iter().filter(|item| !annotations.contains_key(&item.id)).count();
+    match (&files.annotations, items.iter().find(|item| !annotations.contains_key(&item.id))) {
+        (Some(path), Some(item)) if !files.demonstrations => {
+            let problem = format!("has no annotation for {lacking} of {} questions ({}, ...)", items.len(), item.id);
+            let data = files.data.display();
+            Err(Error::Data(format!("{}: {problem} of {data}; are both of one split?", path.display())))
+        }
+        _ => Ok(items),
+    }
 }
 
 /// `{id: {"question", "imageId", "answer"}}`.
@@ -134,7 +147,7 @@ pub(super) fn gqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
         .into_iter()
         .map(|(id, record)| {
             let (image, question) = (record.text(&["imageId"])?, record.text(&["question"])?);
-            let image = find(&files.images, &[image.clone(), format!("images/{image}")])?;
+            let image = find(&files.images, &[image.clone(), format!("images/{image}")], &record)?;
             let answer = record.text(&["answer"]).ok();
             Ok(Item { answer, ..item(id, Some(image), &question, &[SHORT], record) })
         })
@@ -149,7 +162,7 @@ pub(super) fn vizwiz(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
             return llava_line(files, record);
         }
         let question = record.text(&["question"])?;
-        let image = find(&files.images, &[name.clone(), format!("test/{name}"), format!("val/{name}")])?;
+        let image = find(&files.images, &[name.clone(), format!("test/{name}"), format!("val/{name}")], &record)?;
         let answer = record
             .get("answers")
             .map(|_| shared::human_answers(&record))
@@ -173,10 +186,9 @@ pub(super) fn textvqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let read = |record: Record| {
         let (id, question, name) =
             (record.id(&["question_id"])?, record.text(&["question"])?, record.text(&["image_id"])?);
-        let image = find(&files.images, &[name.clone(), format!("train_images/{name}")])?;
-        let tokens = record.get("ocr_tokens").and_then(Value::as_array);
-        let tokens = tokens.map(|tokens| tokens.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
-        let tokens = tokens.map(|tokens| format!("Reference OCR token: {tokens}"));
+        let image = find(&files.images, &[name.clone(), format!("train_images/{name}")], &record)?;
+        let tokens = record.get("ocr_tokens").map(|_| texts(&record, "ocr_tokens")).transpose()?;
+        let tokens = tokens.map(|tokens| format!("Reference OCR token: {}", tokens.join(", ")));
         let suffix: Vec<&str> = tokens.as_deref().into_iter().chain([SHORT]).collect();
         let answer = record
             .get("answers")
@@ -194,10 +206,12 @@ pub(super) fn pope(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     for file in files_in(&files.data, &["json", "jsonl"])? {
         for record in read_records(&file, &[])? {
             let (name, text) = (record.text(&["image"])?, record.text(&["text"])?);
-            let image = find(&files.images, &[name.clone(), format!("val2014/{name}")])?;
+            let image = find(&files.images, &[name.clone(), format!("val2014/{name}")], &record)?;
             let group = shared::pope_category(&record, &file).unwrap_or_default();
             let id = format!("{group}/{}", record.id(&["question_id"])?);
             let suffix: &[&str] = if text.ends_with(SHORT) { &[] } else { &[SHORT] };
+            // The authors' question file has no labels; wrong ones are refused before anything is asked.
+            record.any(&["label", "answer"]).is_ok().then(|| shared::pope_label(&record)).transpose()?;
             items.push(Item { group, ..item(id, Some(image), &text, suffix, record) });
         }
     }
@@ -208,16 +222,16 @@ pub(super) fn pope(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
 pub(super) fn mme(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let read = |question: shared::MmeQuestion| {
         let place = |folder: &str| format!("{}{folder}/{}", question.subtask, question.image);
-        let image = find(&files.images, &[place(""), place("/images")])?;
         let asked = question.question.replace(shared::PLEASE, "").trim_end().to_owned();
         let record = Record::new(
-            question.key(),
+            format!("{} {}", files.data.display(), question.key()),
             serde_json::json!({
                 "image": question.image,
                 "question": question.question,
                 "truth": question.truth.word(),
             }),
         )?;
+        let image = find(&files.images, &[place(""), place("/images")], &record)?;
         let group = question.subtask.clone();
         Ok(Item { group, ..item(question.key(), Some(image), &asked, &[SHORT], record) })
     };
@@ -232,7 +246,7 @@ pub(super) fn mmbench_cn(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     mmbench_with(files, LETTER_CN)
 }
 
-/// The published table; images are written out as files once.
+/// The published table; images are written out as files.
 fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
     let rows = shared::read_rows(&files.data)?;
     let folder = files.out.join("images");
@@ -244,8 +258,12 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
         // A rotation may name the row that has its image.
         let owner = image.parse().unwrap_or(index);
         let path = folder.join(owner.to_string());
-        if owner == index && !path.is_file() {
-            write_whole(&path, &base64(&image, &record)?)?;
+        if owner == index {
+            let bytes = base64(&image, &record)?;
+            // Those of another table, or of one that was mended, may lie there.
+            if std::fs::read(&path).ok().as_ref() != Some(&bytes) {
+                write_whole(&path, &bytes)?;
+            }
         }
         let lines = shared::options(&record).into_iter().map(|(letter, text)| format!("{letter}. {text}"));
         let hint = record.text(&["hint"]).ok().filter(|hint| !shared::is_none(hint));
@@ -258,17 +276,30 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
     }
 }
 
-/// `SEED-Bench.json`.
+/// `SEED-Bench.json`, or the authors' question file, with the other beside it for the answers.
 pub(super) fn seed(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let records = read_records(&files.data, &["questions"])?;
     if are_llava(&records) {
-        return llava_items(files, records);
+        let mut items = llava_items(files, records)?;
+        let published = files.data.with_file_name("SEED-Bench.json");
+        if published.is_file() {
+            let (questions, types) = shared::read_seed(&published)?;
+            let question = |record: Record| Ok((record.id(&["question_id"])?, record));
+            let questions: HashMap<_, _> = questions.into_iter().map(question).collect::<Result<_>>()?;
+            for item in &mut items {
+                if let Some(record) = questions.get(&item.id) {
+                    item.group = shared::seed_groups(record, &types).join("\n");
+                    item.record = record.clone();
+                }
+            }
+        }
+        return Ok(items);
     }
     let (questions, types) = shared::read_seed(&files.data)?;
     let read = |record: Record| {
         let (id, data) = (record.id(&["question_id"])?, record.text(&["data_id"])?);
         let names = [format!("SEED-Bench-image/{data}"), format!("SEED-Bench-video-image/{id}"), data, id.clone()];
-        let image = find(&files.images, &names)?;
+        let image = find(&files.images, &names, &record)?;
         let choice = |letter: char| record.text(&[&format!("choice_{}", letter.to_ascii_lowercase())]);
         let choices =
             ('A'..='D').map(|letter| Ok(format!("{letter}. {}", choice(letter)?))).collect::<Result<Vec<_>>>()?;
@@ -289,7 +320,7 @@ pub(super) fn mm_vet(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let read = |id: &String| {
         let record = file.record(id)?;
         let (name, question) = (record.text(&["imagename"])?, record.text(&["question"])?);
-        let image = find(&files.images, &[name.clone(), format!("images/{name}")])?;
+        let image = find(&files.images, &[name.clone(), format!("images/{name}")], &record)?;
         Ok(item(id.strip_prefix("v1_").unwrap_or(id).to_owned(), Some(image), &question, &[], record))
     };
     file.fields().keys().map(read).collect()
@@ -308,7 +339,7 @@ pub(super) fn scienceqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let problems = read_object(&path)?;
     let splits = path.with_file_name("pid_splits.json");
     let ids: Vec<String> = match splits.is_file() {
-        true => read_object(&splits)?.list("test")?.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect(),
+        true => texts(&read_object(&splits)?, "test")?,
         false => problems.fields().keys().cloned().collect(),
     };
     let mut items = Vec::new();
@@ -322,7 +353,8 @@ pub(super) fn scienceqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
         let question =
             format!("Context: {hint}\nQuestion: {}\nOptions: {}", record.text(&["question"])?, options.join(" "));
         let image = record.get("image").and_then(Value::as_str);
-        let image = image.map(|name| find(&files.images, &[format!("test/{id}/{name}"), format!("{id}/{name}")]));
+        let image =
+            image.map(|name| find(&files.images, &[format!("test/{id}/{name}"), format!("{id}/{name}")], &record));
         items.push(item(id, image.transpose()?, question.replace("  ", " ").trim(), &[LETTER], record));
     }
     Ok(items)
@@ -332,27 +364,29 @@ fn scienceqa_line(files: &TaskFiles, line: Record, problems: Option<&Record>) ->
     let conversation = line.records("conversations")?;
     let asked = conversation.first().ok_or_else(|| line.error("field `conversations` is empty"))?.text(&["value"])?;
     let (id, image) = (line.id(&["id"])?, line.get("image").and_then(Value::as_str));
-    let image = image.map(|name| find(&files.images, &[name.to_owned(), format!("test/{name}")])).transpose()?;
+    let image = image.map(|name| find(&files.images, &[name.to_owned(), format!("test/{name}")], &line)).transpose()?;
     let record = problems.map(|problems| problems.record(&id)).transpose()?.unwrap_or(line);
     Ok(item(id, image, asked.replace("<image>", "").trim(), &[LETTER], record))
 }
 
-/// COCO annotations, or the `dataset_*.json` of the Karpathy splits, of which the test split is asked.
+/// COCO annotations, or the `dataset_*.json` of the Karpathy splits, of which the test split is asked and the train split
+/// demonstrates.
 pub(super) fn captions(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let file = read_object(&files.data)?;
     file.list("images")?;
     let mut items = Vec::new();
-    for shared::Captioned { id, image, captions } in shared::captioned(&file)? {
+    let splits: &[&str] = if files.demonstrations { &["train", "restval"] } else { &["test"] };
+    for shared::Captioned { id, image, captions } in shared::captioned(&file, splits)? {
         let Some(image) = image else { continue };
         let name = image.text(&["file_name", "filename"])?;
         let mut names = vec![name.clone()];
         names.extend(image.text(&["filepath"]).ok().map(|path| format!("{path}/{name}")));
-        let path = find(&files.images, &names)?;
+        let path = find(&files.images, &names, &image)?;
         let record = Record::new(
             format!("{} image {id}", files.data.display()),
             serde_json::json!({ "image_id": image.any(&shared::IMAGE_ID)?, "captions": captions }),
         )?;
-        let answer = captions.first().cloned();
+        let answer = captions.first().map(|caption| caption.trim().to_owned());
         items.push(Item { answer, ..item(id, Some(path), "", &[], record) });
     }
     Ok(items)

@@ -107,6 +107,10 @@ pub(super) fn bbh(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for file in files_in(&files.data, &["json"])? {
         let (task, examples) = shared::read_task(&file)?;
+        if examples.len() <= shots {
+            let problem = format!("{} examples, of which {shots} demonstrate; use fewer --shots", examples.len());
+            return Err(Error::Data(format!("{}: {problem}", file.display())));
+        }
         let shown = examples.iter().take(shots).map(|(input, target)| format!("{input}\nAnswer: {target}"));
         let shown = Shown::new("", shown);
         for (number, (input, target)) in examples.iter().enumerate().skip(shots) {
@@ -128,6 +132,10 @@ pub(super) fn finish_bbh(_: &TaskFiles, answers: &[(&Item, &Answer)]) -> Result<
 /// The published dev file; questions whose gold spans are all the same are asked.
 pub(super) fn drop(files: &TaskFiles, shots: usize) -> Result<Vec<Item>> {
     let mut questions = kept_questions(&files.data)?;
+    if questions.is_empty() {
+        let problem = "there is no question on whose answer all agree";
+        return Err(Error::Data(format!("{}: {problem}; is it DROP's published file?", files.data.display())));
+    }
     let mut draws = Stream::new(0, 0);
     let mut shown = Vec::new();
     let mut passages = Vec::new();
