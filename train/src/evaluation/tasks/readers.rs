@@ -1,7 +1,7 @@
 //! Readers of published question files. All of them also take the authors' own form: JSON lines of `question_id`,
 //! `image` and `text` with the suffix inside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -251,7 +251,7 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
     let rows = shared::read_rows(&files.data)?;
     let folder = files.out.join("images");
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let mut items = Vec::new();
+    let (mut items, mut owners) = (Vec::new(), HashSet::new());
     for record in rows {
         let index = shared::index_of(&record)?;
         let image = record.text(&["image"])?;
@@ -264,13 +264,14 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
             if std::fs::read(&path).ok().as_ref() != Some(&bytes) {
                 write_whole(&path, &bytes)?;
             }
+            owners.insert(path.clone());
         }
         let lines = shared::options(&record).into_iter().map(|(letter, text)| format!("{letter}. {text}"));
         let hint = record.text(&["hint"]).ok().filter(|hint| !shared::is_none(hint));
         let lines: Vec<String> = hint.into_iter().chain([record.text(&["question"])?]).chain(lines).collect();
         items.push(item(index.to_string(), Some(path), &lines.join("\n"), &[suffix], record));
     }
-    match items.iter().find(|item| !item.images.iter().all(|image| image.is_file())) {
+    match items.iter().find(|item| !item.images.iter().all(|image| owners.contains(image))) {
         Some(item) => Err(item.record.error("field `image` names a row that is not in the table")),
         None => Ok(items),
     }
