@@ -18,6 +18,7 @@ import io
 import json
 import pathlib
 import sys
+import threading
 import urllib.request
 import zipfile
 
@@ -108,7 +109,8 @@ def fetched(url, path, options):
 
 def store(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
+    # Several documents may have the same image, and come at the same time.
+    partial = path.with_name(f".partial-{path.name}-{threading.get_ident()}")
     partial.write_bytes(content)
     partial.replace(path)
 
