@@ -43,12 +43,16 @@ def lines(path):
             yield from (json.loads(line) for line in file if line.strip())
 
 
-def rows(path, columns=None):
+def parquet(path):
     try:
         import pyarrow.parquet
     except ImportError:
         sys.exit(f"{path}: parquet files need the Python package pyarrow")
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(columns=columns):
+    return pyarrow.parquet.ParquetFile(path)
+
+
+def rows(path, columns=None):
+    for batch in parquet(path).iter_batches(columns=columns):
         yield from batch.to_pylist()
 
 
@@ -107,6 +111,12 @@ def fetched(url, path, options):
     return True
 
 
+def image_name(key):
+    """A name made of a hash, in one of 256 folders."""
+    name = hashlib.sha256(key).hexdigest()[:24]
+    return f"{name[:2]}/{name}"
+
+
 def store(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     # Several documents may have the same image, and come at the same time.
@@ -130,8 +140,7 @@ def mmc4(options):
     def document(record):
         images = record["image_info"][: options.images or None]
         for image in images:
-            name = hashlib.sha256(image["raw_url"].encode()).hexdigest()[:24]
-            image["image_name"] = f"{name[:2]}/{name}"
+            image["image_name"] = image_name(image["raw_url"].encode())
         came = [fetched(image["raw_url"], options.out / "images" / image["image_name"], options) for image in images]
         # Sentences and their images as published; similarities are as large as the text, and nothing reads them.
         kept = [{key: image[key] for key in ("image_name", "raw_url", "matched_text_index")} for image in images]
@@ -144,20 +153,21 @@ def mmc4(options):
 def coyo(options):
     def pair(record):
         name = f"{int(record['id']) % 1000:03}/{record['id']}"
-        text = record["text"]
         if not fetched(record["url"], options.out / "images" / name, options):
             return None
-        return {"id": record["id"], "image": name, "text": text, "clip_sim": record["clip_sim"]}
+        return {"id": record["id"], "image": name, "text": record["text"], "clip_sim": record["clip_sim"]}
 
     for path in options.input:
-        if finished(path, options):
-            continue
-        columns = ["id", "url", "text", "clip_similarity_vitb32", "clip_similarity_vitl14"]
-        records = list(rows(path, columns))
-        for record in records:
-            record["clip_sim"] = record["clip_similarity_vitb32"] + record["clip_similarity_vitl14"]
-        good = sorted((r for r in records if r["clip_sim"] > COYO_SIMILARITY), key=lambda r: -r["clip_sim"])
-        convert(path, pair, options, good[: int(len(records) * COYO_SHARE)])
+        convert(path, pair, options, best_pairs)
+
+
+def best_pairs(path):
+    columns = ["id", "url", "text", "clip_similarity_vitb32", "clip_similarity_vitl14"]
+    records = list(rows(path, columns))
+    for record in records:
+        record["clip_sim"] = record["clip_similarity_vitb32"] + record["clip_similarity_vitl14"]
+    good = sorted((r for r in records if r["clip_sim"] > COYO_SIMILARITY), key=lambda r: -r["clip_sim"])
+    return good[: int(len(records) * COYO_SHARE)]
 
 
 def m3it(options):
@@ -166,8 +176,7 @@ def m3it(options):
         names = []
         for image in [images] if isinstance(images, str) else images:
             content = base64.b64decode(image)
-            name = hashlib.sha256(content).hexdigest()[:24]
-            names.append(f"{name[:2]}/{name}")
+            names.append(image_name(content))
             if not (options.out / "images" / names[-1]).exists():
                 store(options.out / "images" / names[-1], content)
         turns = turns_of(record["instruction"] + record["inputs"], record["outputs"])
@@ -194,17 +203,13 @@ def turns_of(question, answer):
 
 
 def flan(options):
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        sys.exit("FLAN's parquet files need the Python package pyarrow")
     if len(options.input) > 1:
         sys.exit("flan takes one folder, that of Open-Orca/FLAN")
     folder = options.input[0]
     parts = sorted(folder.glob("*_data/*.parquet"))
     if not parts:
         sys.exit(f"{folder}: has no *_data/*.parquet; name the folder of Open-Orca/FLAN")
-    counts = [pyarrow.parquet.ParquetFile(part).metadata.num_rows for part in parts]
+    counts = [parquet(part).metadata.num_rows for part in parts]
     total, samples = sum(counts), min(options.samples, sum(counts))
     wanted = iter([index * (total - 1) // max(1, samples - 1) for index in range(samples)])
     want, start = next(wanted, None), 0
@@ -219,10 +224,6 @@ def flan(options):
         print(f"{folder}: {out.count} of {total} samples")
 
 
-def finished(path, options):
-    return target(path, options).exists()
-
-
 def target(path, options):
     """Named after the input, with its folder before it where several inputs have the same name."""
     stem = lambda path: path.name.removesuffix(".zip").removesuffix(".jsonl").removesuffix(".parquet")
@@ -230,13 +231,13 @@ def target(path, options):
     return options.out / (f"{stem(path)}.jsonl" if alone else f"{path.resolve().parent.name}-{stem(path)}.jsonl")
 
 
-def convert(path, work, options, records=None):
-    if finished(path, options):
+def convert(path, work, options, read_records=lines):
+    if target(path, options).exists():
         print(f"{path}: done before")
         return
     read = 0
     with Output(target(path, options)) as out:
-        for result in side_by_side(lines(path) if records is None else records, work, options):
+        for result in side_by_side(read_records(path), work, options):
             read += 1
             if result is not None:
                 out.write(result)

@@ -80,7 +80,10 @@ fn records_of_m3it_become_conversations() {
     // One pixel.
     let pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
     let dialog = "Image Descriptions: a room\nQuestion: is it red?\nAnswer: yes\nQuestion: is it big?\nAnswer: ";
-    let record = |inputs: &str, outputs: &str, images: Value| json!({"instruction": "Look. ", "inputs": inputs, "outputs": outputs, "image_base64_str": images});
+    let record = |inputs: &str, outputs: &str, images: Value| {
+        let instruction = "Look. ";
+        json!({"instruction": instruction, "inputs": inputs, "outputs": outputs, "image_base64_str": images})
+    };
     let records = [
         record("What <image> is it?", "a dot \n", json!([pixel, pixel])),
         record(dialog, "no", json!(pixel)),

@@ -97,7 +97,7 @@ impl Fields {
         }
     }
 
-    pub(crate) fn token_ids(&self, field: &str) -> Vec<u32> {
+    pub(super) fn token_ids(&self, field: &str) -> Vec<u32> {
         match self.get(field) {
             Some(Value::Array(ids)) => {
                 ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()).collect()
@@ -106,7 +106,7 @@ impl Fields {
         }
     }
 
-    pub(crate) fn token_id(&self, field: &str) -> Option<u32> {
+    pub(super) fn token_id(&self, field: &str) -> Option<u32> {
         self.get(field).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
     }
 }

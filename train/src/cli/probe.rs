@@ -23,17 +23,17 @@ pub(super) struct ProbeArguments {
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Documents.
-    #[arg(long, default_value_t = 256, value_parser = at_least_one)]
-    documents: usize,
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    documents: u64,
     /// Text tokens that a document needs, besides an image.
     #[arg(long, default_value_t = 16)]
     min_text: usize,
     /// Most states of each kind in a document.
-    #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
-    states: usize,
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    states: u64,
     /// Documents whose states are put together before the most similar ones are looked for.
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
-    pool: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pool: u64,
     /// cpu | cuda[:N] | emulator; by default cuda if it is usable, else cpu
     #[arg(long)]
     device: Option<String>,
@@ -42,18 +42,14 @@ pub(super) struct ProbeArguments {
     json: bool,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "expected a whole number above 0".into())
-}
-
 pub(super) fn run(arguments: &ProbeArguments) -> Result<Outcome, Failure> {
     let shard = ShardReader::open(&arguments.data)?;
     let vila = Vila::load(&arguments.model, device(arguments.device.as_deref())?)?;
     let options = ProbeOptions {
-        documents: arguments.documents,
+        documents: usize::try_from(arguments.documents)?,
         min_text: arguments.min_text,
-        most_states: arguments.states,
-        pool: arguments.pool,
+        most_states: usize::try_from(arguments.states)?,
+        pool: usize::try_from(arguments.pool)?,
         ..ProbeOptions::default()
     };
     let layers = probe::probe(&vila, &shard, &options)?;

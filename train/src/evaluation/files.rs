@@ -52,6 +52,12 @@ impl Record {
         value.as_array().map(Vec::as_slice).ok_or_else(|| self.expected(&[field], "an array", value))
     }
 
+    /// The texts of an array; numbers are written out.
+    pub fn texts(&self, field: &str) -> Result<Vec<String>> {
+        let text = |value| scalar(value).ok_or_else(|| self.error(&format!("field `{field}` must hold texts")));
+        self.list(field)?.iter().map(text).collect()
+    }
+
     /// The objects of an array.
     pub fn records(&self, field: &str) -> Result<Vec<Record>> {
         let place = |index| format!("{} `{field}` item {}", self.place, index + 1);

@@ -436,14 +436,12 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
         return Ok(Evaluation::Waiting { answered: pairs.len(), questions: items.len() });
     }
     let outcome = options.task.finish(&options.files, &pairs)?;
-    let known = |(item, answer): &&(&Item, &Answer)| options.task.right(item, answer).is_some();
-    let known = pairs.iter().filter(known).count();
-    if outcome.report.is_none() && known > 0 {
-        let (name, lack) = (options.task.name, items.len() - known);
-        say(format_args!(
-            "{name}: {lack} of {} questions have no right answer here, so there is no score",
-            items.len()
-        ));
+    if outcome.report.is_none() {
+        let lacks = |(item, answer): &&(&Item, &Answer)| options.task.right(item, answer).is_none();
+        let (name, lack, all) = (options.task.name, pairs.iter().filter(lacks).count(), items.len());
+        if lack < all {
+            say(format_args!("{name}: {lack} of {all} questions have no right answer here, so there is no score"));
+        }
     }
     let summary = json!({
         "task": options.task.name,

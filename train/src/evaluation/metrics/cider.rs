@@ -97,7 +97,7 @@ pub(crate) struct Captioned {
 /// with their images: of those, `splits`.
 pub(crate) fn captioned(file: &Record, splits: &[&str]) -> Result<Vec<Captioned>> {
     let mut all: Vec<Captioned> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut places = HashMap::new();
     for image in records_or_none(file, "images")? {
         if image.get("split").is_some_and(|of| !splits.iter().any(|split| of == split)) {
             continue;
@@ -105,14 +105,12 @@ pub(crate) fn captioned(file: &Record, splits: &[&str]) -> Result<Vec<Captioned>
         let id = image.id(&IMAGE_ID)?;
         let sentences = records_or_none(&image, "sentences")?;
         let captions: Vec<_> = sentences.iter().map(|sentence| sentence.text(&["raw"])).collect::<Result<_>>()?;
-        match places.get(&id) {
-            // Listed once more.
-            Some(&place) => all[place].captions.extend(captions),
-            None => {
-                places.insert(id.clone(), all.len());
-                all.push(Captioned { id, image: Some(image), captions });
-            }
+        // An image may be listed twice.
+        let place = *places.entry(id.clone()).or_insert(all.len());
+        if place == all.len() {
+            all.push(Captioned { id, image: Some(image), captions: Vec::new() });
         }
+        all[place].captions.extend(captions);
     }
     for annotation in records_or_none(file, "annotations")? {
         let id = annotation.id(&["image_id"])?;

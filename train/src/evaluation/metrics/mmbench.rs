@@ -154,10 +154,9 @@ pub(crate) fn mmbench_report(rows: &[MmbenchRow]) -> Report {
 /// An answer; an empty cell is what pandas makes of it, so a wrong answer.
 fn prediction(record: &Record) -> Result<String> {
     let fields = ["prediction", "text"];
-    let empty = fields.iter().any(|field| record.fields().contains_key(*field));
-    match record.text(&fields) {
-        Err(_) if empty && fields.iter().all(|field| record.get(field).is_none()) => Ok("nan".to_owned()),
-        read => read,
+    match record.any(&fields) {
+        Err(_) if fields.iter().any(|field| record.fields().contains_key(*field)) => Ok("nan".to_owned()),
+        _ => record.text(&fields),
     }
 }
 

@@ -12,7 +12,7 @@ use regex_automata::meta::Regex;
 use serde_json::Value;
 
 use super::{MetricFiles, Report};
-use crate::evaluation::files::{ById, Record, Repeated, read_object, read_records, scalar};
+use crate::evaluation::files::{ById, Record, Repeated, read_object, read_records};
 use crate::{Error, Result};
 
 /// The letters of the options.
@@ -80,10 +80,8 @@ pub(super) fn report(files: &MetricFiles) -> Result<Report> {
     let splits = beside("pid_splits.json");
     let ids: Vec<String> = if splits.is_file() {
         let splits = read_object(&splits)?;
-        let id = |id: &Value| scalar(id).ok_or_else(|| splits.error("field `test` must hold ids"));
-        let ids = splits.list("test")?.iter().map(id).collect::<Result<Vec<_>>>()?;
         let mut seen = HashSet::new();
-        ids.into_iter().filter(|id| seen.insert(id.clone())).collect()
+        splits.texts("test")?.into_iter().filter(|id| seen.insert(id.clone())).collect()
     } else {
         problems.fields().keys().cloned().collect()
     };

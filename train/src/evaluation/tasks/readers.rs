@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::images::{base64, find};
 use super::{Item, TaskFiles};
-use crate::evaluation::files::{Record, files_in, numbered, read_object, read_records, scalar};
+use crate::evaluation::files::{Record, files_in, numbered, read_object, read_records};
 use crate::evaluation::metrics::shared;
 use crate::whole_file::write_whole;
 use crate::{Error, Result};
@@ -57,12 +57,6 @@ fn llava_line(files: &TaskFiles, record: Record) -> Result<Item> {
     let question = text.split('\n').next().unwrap_or("").to_owned();
     let group = record.get("category").and_then(Value::as_str).unwrap_or("").to_owned();
     Ok(Item { group, question, ..item(record.id(&["question_id"])?, image, &text, &[], record) })
-}
-
-/// The texts or numbers of an array.
-fn texts(record: &Record, field: &str) -> Result<Vec<String>> {
-    let text = |value: &Value| scalar(value).ok_or_else(|| record.error(&format!("field `{field}` must hold texts")));
-    record.list(field)?.iter().map(text).collect()
 }
 
 /// What most humans answered, the first of equals.
@@ -126,10 +120,11 @@ pub(super) fn vqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
         Ok(item)
     };
     let items: Vec<Item> = vqa_questions(&files.data, false)?.into_iter().map(read).collect::<Result<_>>()?;
-    let lacking = items.iter().filter(|item| !annotations.contains_key(&item.id)).count();
-    match (&files.annotations, items.iter().find(|item| !annotations.contains_key(&item.id))) {
+    let lacking: Vec<&Item> = items.iter().filter(|item| !annotations.contains_key(&item.id)).collect();
+    match (&files.annotations, lacking.first()) {
         (Some(path), Some(item)) if !files.demonstrations => {
-            let problem = format!("has no annotation for {lacking} of {} questions ({}, ...)", items.len(), item.id);
+            let (lack, all) = (lacking.len(), items.len());
+            let problem = format!("has no annotation for {lack} of {all} questions ({}, ...)", item.id);
             let data = files.data.display();
             Err(Error::Data(format!("{}: {problem} of {data}; are both of one split?", path.display())))
         }
@@ -187,7 +182,7 @@ pub(super) fn textvqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
         let (id, question, name) =
             (record.id(&["question_id"])?, record.text(&["question"])?, record.text(&["image_id"])?);
         let image = find(&files.images, &[name.clone(), format!("train_images/{name}")], &record)?;
-        let tokens = record.get("ocr_tokens").map(|_| texts(&record, "ocr_tokens")).transpose()?;
+        let tokens = record.get("ocr_tokens").map(|_| record.texts("ocr_tokens")).transpose()?;
         let tokens = tokens.map(|tokens| format!("Reference OCR token: {}", tokens.join(", ")));
         let suffix: Vec<&str> = tokens.as_deref().into_iter().chain([SHORT]).collect();
         let answer = record
@@ -211,7 +206,9 @@ pub(super) fn pope(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
             let id = format!("{group}/{}", record.id(&["question_id"])?);
             let suffix: &[&str] = if text.ends_with(SHORT) { &[] } else { &[SHORT] };
             // The authors' question file has no labels; wrong ones are refused before anything is asked.
-            record.any(&["label", "answer"]).is_ok().then(|| shared::pope_label(&record)).transpose()?;
+            if record.any(&["label", "answer"]).is_ok() {
+                shared::pope_label(&record)?;
+            }
             items.push(Item { group, ..item(id, Some(image), &text, suffix, record) });
         }
     }
@@ -340,7 +337,7 @@ pub(super) fn scienceqa(files: &TaskFiles, _: usize) -> Result<Vec<Item>> {
     let problems = read_object(&path)?;
     let splits = path.with_file_name("pid_splits.json");
     let ids: Vec<String> = match splits.is_file() {
-        true => texts(&read_object(&splits)?, "test")?,
+        true => read_object(&splits)?.texts("test")?,
         false => problems.fields().keys().cloned().collect(),
     };
     let mut items = Vec::new();
