@@ -27,6 +27,7 @@ mod probe;
 mod prompting;
 mod ranks;
 mod recipes;
+mod regressions;
 mod report;
 mod switches;
 mod templates;

@@ -1,0 +1,9 @@
+//! The only code that opens foreign files by path, and the only code that moves or removes anything.
+//!
+//! * [`read`] and [`open`] accept regular files alone and at most as many bytes as the caller expects: a device, a pipe or a
+//!   sparse file of terabytes is refused with its kind or its size, before anything is read.
+//! * Errors keep their [`io::ErrorKind`] and say in words what to do, so that callers only add the path.
+
+mod read;
+
+pub use read::{MAX_CONFIG, MAX_IMAGE, explain, open, read, read_to_string};
