@@ -6,4 +6,5 @@ mod limits;
 mod prompts;
 mod ranks;
 mod settings;
+mod small;
 mod startup;

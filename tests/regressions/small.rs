@@ -1,0 +1,1 @@
+//! Faults that were mended; each test is named after its fault.
