@@ -3,6 +3,9 @@
 //! Load a checkpoint directory with [`Vila::load`], prompt it with [`generate`] or score continuations
 //! with [`score`]. Training runs [`VilaModel::loss`] on a tape.
 
+// Files are moved, replaced and removed by `vila_files` alone.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod batch;
 pub mod config;
 pub mod convert;

@@ -114,8 +114,8 @@ impl Error {
         Error::Recipe { path: path.to_path_buf(), problem: problem.into() }
     }
 
-    pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
-        Error::Checkpoint { path: path.to_path_buf(), problem: problem.into() }
+    pub(crate) fn checkpoint(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Error::Checkpoint { path: path.as_ref().to_path_buf(), problem: problem.into() }
     }
 }
 

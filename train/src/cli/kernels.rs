@@ -58,7 +58,7 @@ fn build(arguments: &BuildArguments) -> Result<Outcome, Failure> {
 fn check(arguments: &CheckArguments) -> Result<Outcome, Failure> {
     let report = offline::check()?;
     if let Some(path) = &arguments.markdown {
-        std::fs::write(path, report.markdown()).map_err(crate::Error::io(path))?;
+        vila_files::write(path, report.markdown().as_bytes()).map_err(crate::Error::io(path))?;
     }
     let kernels: usize = report.files.iter().map(|file| file.instances.len()).sum();
     print(&format!("{kernels} kernels in {} files\n", report.files.len()))?;

@@ -360,10 +360,12 @@ fn open_answers(path: &Path, header: &Value) -> Result<HashMap<String, Answer>> 
     }
     let text = read_text(path)?;
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let answers = read_answers(path, whole, header)?;
+    // Only now is it known that the file is an evaluation's.
     if whole.len() < text.len() {
         write_whole(path, whole.as_bytes())?;
     }
-    read_answers(path, whole, header)
+    Ok(answers)
 }
 
 fn read_answers(path: &Path, text: &str, header: &Value) -> Result<HashMap<String, Answer>> {
@@ -450,15 +452,44 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
         "result": outcome.report.as_ref().map(Report::json),
     });
     let report = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
-    let mut written = Vec::new();
-    for (name, bytes) in outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]) {
+    let files: Vec<_> = outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]).collect();
+    let written = write_results(out, &files)?;
+    Ok(Evaluation::Done { report: outcome.report, written })
+}
+
+/// Lists the results that evaluations wrote into a folder; other files of these names are somebody's.
+const WRITTEN: &str = ".written";
+
+/// Writes files by name into the folder of an evaluation.
+///
+/// # Errors
+/// Another file has one of the names; nothing is written then.
+fn write_results(out: &Path, files: &[(String, Vec<u8>)]) -> Result<Vec<PathBuf>> {
+    let list = out.join(WRITTEN);
+    let mut known = match vila_files::read_to_string(&list, vila_files::MAX_CONFIG) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        known => known.map_err(Error::io(&list))?,
+    };
+    for (name, bytes) in files {
+        let path = out.join(name);
+        let same = || vila_files::read(&path, bytes.len() as u64).is_ok_and(|found| found == *bytes);
+        if !known.lines().any(|line| line == name) {
+            if std::fs::symlink_metadata(&path).is_ok() && !same() {
+                let problem =
+                    "is there already, and no evaluation wrote it; move it, and the same command writes the results";
+                return Err(Error::OutputDirectory { path, problem: problem.into() });
+            }
+            known += &format!("{name}\n");
+        }
+    }
+    write_whole(&list, known.as_bytes())?;
+    let write = |(name, bytes): &(String, Vec<u8>)| {
         let path = out.join(name);
         let folder = path.parent().unwrap_or(out);
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        write_whole(&path, &bytes)?;
-        written.push(path);
-    }
-    Ok(Evaluation::Done { report: outcome.report, written })
+        write_whole(&path, bytes).map(|()| path)
+    };
+    files.iter().map(write).collect()
 }
 
 /// Lines with a running score.

@@ -26,6 +26,12 @@ pub enum ReportError {
         /// Where the metrics should be.
         path: PathBuf,
     },
+    /// The page would replace a file that is none of this program's.
+    #[error("{}: is there already and is no page of this program; move it, or choose another name with --output", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// The run has not finished a step.
     #[error("{}: no step yet; run the command again when the first one is done", path.display())]
     Empty {

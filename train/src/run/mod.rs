@@ -1,5 +1,6 @@
 //! The training loop: stages, steps, saving, stopping and resuming, on one rank or many.
 
+pub(crate) mod folder;
 mod guard;
 mod log;
 mod samples;
@@ -19,6 +20,7 @@ use crate::profile::Profiler;
 use crate::ranks::{Collective, Solo, threads};
 use crate::recipe::Recipe;
 use crate::{Error, Result};
+use folder::{CLAIM, RunFolder};
 use session::{Session, stage_data};
 use stage::StageRunner;
 
@@ -141,7 +143,7 @@ fn run(
         None => Session::start(recipe, path, backend)?,
     };
     let mut state = resumed.unwrap_or_else(|| TrainerState::new(recipe.hash().to_string()));
-    let nothing = Checkpoints::elsewhere(&recipe.out);
+    let nothing = Checkpoints::elsewhere(recipe);
     let checkpoints = kept.as_ref().map_or(&nothing, |kept| &kept.checkpoints);
     let (mut newest, mut stopped_by) = (newest, None);
     while state.stage < recipe.stage.len() && stopped_by.is_none() {
@@ -162,24 +164,28 @@ fn run(
 struct Kept {
     checkpoints: Checkpoints,
     newest: Option<PathBuf>,
-    _lock: std::fs::File,
+    _folder: RunFolder,
 }
 
 fn open(recipe: &Recipe, path: &Path, backend: &Arc<dyn Backend>, options: &RunOptions) -> Result<Kept> {
-    std::fs::create_dir_all(&recipe.out).map_err(Error::io(&recipe.out))?;
-    let lock = lock(&recipe.out)?;
+    let folder = RunFolder::open(&recipe.out)?;
     let alone = Share { rank: 0, world: 1 };
+    let start = || Session::start(recipe, path, Arc::clone(backend));
     if options.restart {
         // What cannot run must not cost the old run its files.
-        let session = Session::start(recipe, path, Arc::clone(backend))?;
+        let session = start()?;
         stage_data(recipe, 0, &session, alone)?;
-        discard(&recipe.out)?;
+        folder.discard()?;
     }
-    let checkpoints = Checkpoints::open(&recipe.out, &recipe.checkpoint)?;
-    let newest = checkpoints.newest()?;
+    folder.check_free()?;
+    let checkpoints = Checkpoints::open(recipe)?;
+    let newest = checkpoints.newest(&|component| {
+        let session = start()?;
+        Ok(component.tensors(&*session.backend, session.weights()?, &session.carried.extras)?)
+    })?;
     let resumed = newest.as_deref().map(load_state).transpose()?;
     check_claim(&recipe.out, recipe.hash(), resumed.as_ref())?;
-    Ok(Kept { checkpoints, newest, _lock: lock })
+    Ok(Kept { checkpoints, newest, _folder: folder })
 }
 
 /// A directory belongs to the recipe that made its first step there.
@@ -201,42 +207,6 @@ fn check_claim(out: &Path, hash: &str, resumed: Option<&TrainerState>) -> Result
         }),
         _ => Ok(()),
     }
-}
-
-/// Holds the hash of the recipe that a directory belongs to.
-const CLAIM: &str = "recipe.hash";
-
-/// Keeps other processes out of a run's directory until it is dropped.
-fn lock(out: &Path) -> Result<std::fs::File> {
-    let path = out.join(".lock");
-    let file = std::fs::File::create(&path).map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::OutputDirectory {
-            path: out.to_path_buf(),
-            problem: "another process is running there; wait for it, or choose another `out`".into(),
-        }),
-        Err(std::fs::TryLockError::Error(error)) => Err(Error::io(&path)(error)),
-    }
-}
-
-/// Removes a run's files, and nothing else, from its output directory.
-pub(crate) fn discard(out: &Path) -> Result<()> {
-    let files =
-        ["latest", CLAIM, "metrics.jsonl", "samples.jsonl", "report.html", "checkpoints", "profile", "tensorboard"];
-    for name in files {
-        let path = out.join(name);
-        let removed = if path.is_dir() && !path.is_symlink() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path)(error)),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Checks a recipe and builds everything but weights and steps: sources are ingested, documents checked.

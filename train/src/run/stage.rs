@@ -8,6 +8,7 @@ use signal_hook::consts::SIGTERM;
 use vila_autograd::{ParamStore, Tape};
 use vila_engine::ops::{Copy, Fill};
 use vila_engine::{Backend, DType, Tensor, philox};
+use vila_files::OwnFolder;
 use vila_model::VilaModel;
 use vila_model::weights::Component;
 
@@ -442,9 +443,10 @@ impl StageRunner<'_> {
             return Ok(());
         }
         if let (Some(records), true) = (profiler.stop(), self.first()) {
-            let folder = self.recipe.out.join("profile").join(&self.stage.name);
-            std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            profile::write(&records, &folder)?;
+            let folder = OwnFolder::create(&self.recipe.out)
+                .and_then(|out| out.folder(profile::FOLDER)?.folder(&self.stage.name))
+                .map_err(Error::io(self.recipe.out.join(profile::FOLDER).join(&self.stage.name)))?;
+            profile::write(&records, folder.path())?;
         }
         Ok(())
     }
