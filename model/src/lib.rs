@@ -36,7 +36,7 @@ pub use batch::{Document, Images, PackedBatch};
 pub use config::VilaConfig;
 pub use error::{Error, Result};
 pub use generate::{
-    FinishReason, GenerateOptions, Generation, Generator, Parts, Prompt, Token, TokenBatch, Tokens, generate,
+    Draw, FinishReason, GenerateOptions, Generation, Generator, Parts, Prompt, Token, TokenBatch, Tokens, generate,
     generate_ids,
 };
 pub use loaded::{Start, StartTower, Vila};

@@ -11,6 +11,7 @@ use vila_autograd::{ParamStore, Tape};
 use vila_engine::Backend;
 use vila_model::batch::expanded_len;
 use vila_model::image::ImageProcessor;
+use vila_model::template::Template;
 use vila_model::{Document, Images, PackedBatch, VilaModel};
 
 use crate::data::shard::{ImageId, ShardReader};
@@ -154,6 +155,20 @@ impl StageData {
     /// Names of the sources, in the order of their indices.
     pub fn source_names(&self) -> impl Iterator<Item = &str> {
         self.sources.iter().map(|source| source.name.as_str())
+    }
+
+    /// Sources of conversations, and their templates. Captions (`plain`) show no question: nobody talks like that.
+    pub(crate) fn templates(&self) -> Vec<(&str, Template)> {
+        let template = |source: &Source| {
+            let options = &source.reader.manifest().options;
+            let text = |key: &str| options.get(key).and_then(serde_json::Value::as_str);
+            let template = Template::named(text("template")?).ok().filter(|template| !template.is_plain())?;
+            Some(match text("system") {
+                Some(system) => template.with_system(system),
+                None => template,
+            })
+        };
+        self.sources.iter().filter_map(|source| Some((source.name.as_str(), template(source)?))).collect()
     }
 
     /// The data of group `index` of the stage, from 0.

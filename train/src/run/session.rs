@@ -13,6 +13,7 @@ use crate::data::shard::ShardReader;
 use crate::loader::{Geometry, Share, Source, StageData};
 use crate::packing::grain;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
+use crate::say::say;
 use crate::sources::open_source;
 use crate::{Error, Result};
 
@@ -91,6 +92,24 @@ impl Session {
         }
         self.store = Some(store);
         Ok(())
+    }
+
+    /// Takes the conversation template of the source with the largest share, the first among equals, which checkpoints
+    /// name from now on; `aloud` says so where sources have several.
+    pub(super) fn learn_template(&mut self, stage: &StageSpec, data: &StageData, aloud: bool) {
+        let share = |source: &str| stage.data.get(source).copied().unwrap_or(0.0);
+        let mut templates = data.templates();
+        templates.sort_by(|(one, _), (other, _)| share(other).total_cmp(&share(one)));
+        let Some((source, template)) = templates.first().cloned() else { return };
+        if aloud && templates.iter().any(|(_, other)| *other != template) {
+            say(format_args!(
+                "stage {}: its sources have several conversation templates; `chat` and `eval` will use that of `{source}` \
+                 ({}) unless --template names another",
+                stage.name,
+                template.name()
+            ));
+        }
+        self.carried.config.template = Some(template);
     }
 
     pub(super) fn weights(&self) -> Result<&ParamStore> {

@@ -104,11 +104,12 @@ impl StageRunner<'_> {
         resume_from: Option<&Path>,
     ) -> Result<(String, Option<usize>)> {
         session.retrain(self.recipe, self.stage)?;
+        let mut data = self.data(session, state)?;
+        session.learn_template(self.stage, &data, self.first());
         let backend = Arc::clone(&session.backend);
         let backend = &*backend;
         let store = session.weights()?;
         let model = VilaModel::new(backend, &session.carried.config, store)?;
-        let mut data = self.data(session, state)?;
         if self.stage.feature_bank {
             data.fill_feature_bank(backend, &model, store)?;
         }
