@@ -1,4 +1,3 @@
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,7 +7,7 @@ use vila_model::template::Template;
 use vila_model::{GenerateOptions, Generation, Prompt, Vila};
 
 use super::model::ModelArguments;
-use super::{Failure, Outcome, Usage, print, print_json};
+use super::{Failure, Outcome, Usage, path_json, print, print_json};
 use crate::json_lines::read_lines;
 
 /// How tokens are chosen and when an answer ends.
@@ -146,7 +145,7 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
 fn answer(prompt: &Prompt, made: &Generation) -> serde_json::Value {
     json!({
         "prompt": prompt.text,
-        "images": prompt.images,
+        "images": prompt.images.iter().map(|image| path_json(image)).collect::<Vec<_>>(),
         "new_ids": made.ids,
         "text": made.text,
         "finish_reason": made.finish.name(),
@@ -159,7 +158,6 @@ pub(super) fn stream(vila: &Vila, prompt: &Prompt, options: &GenerateOptions) ->
     for token in vila.generate(&prompt.text, &prompt.images, options)? {
         let piece = token?.text;
         print(&piece)?;
-        std::io::stdout().flush()?;
         text += &piece;
     }
     print("\n")?;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::super::shard::SourceFile;
 use super::super::tokens::hex;
 use super::error::IngestError;
+use crate::stop;
 
 /// A record's text and the line it begins on.
 pub(super) struct RawRecord {
@@ -164,6 +165,7 @@ pub(super) fn describe(path: &Path) -> Result<SourceFile, IngestError> {
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;
     loop {
+        stop::check()?;
         match file.read(&mut buffer).map_err(unreadable)? {
             0 => break,
             count => {
