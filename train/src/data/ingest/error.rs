@@ -18,7 +18,7 @@ pub enum IngestError {
     #[error(transparent)]
     Options(#[from] OptionError),
     /// An input file could not be read.
-    #[error("{}: cannot be read: {source}; check the path given as input", path.display())]
+    #[error("{}: cannot be read: {source}", path.display())]
     Source {
         /// The file.
         path: PathBuf,

@@ -33,7 +33,7 @@ enum Form {
 
 impl RecordReader {
     pub(super) fn open(path: &Path) -> Result<Self, IngestError> {
-        let unreadable = |source| IngestError::Source { path: path.to_owned(), source };
+        let unreadable = |source| IngestError::Source { path: path.to_owned(), source: vila_files::explain(source) };
         let mut bytes = BufReader::with_capacity(1 << 18, File::open(path).map_err(unreadable)?);
         if bytes.fill_buf().map_err(unreadable)?.starts_with(b"\xEF\xBB\xBF") {
             bytes.consume(3);
@@ -149,7 +149,7 @@ impl RecordReader {
     }
 
     fn unreadable(&self, source: io::Error) -> IngestError {
-        IngestError::Source { path: self.path.clone(), source }
+        IngestError::Source { path: self.path.clone(), source: vila_files::explain(source) }
     }
 
     fn malformed(&self, what: &str) -> IngestError {
@@ -159,7 +159,7 @@ impl RecordReader {
 
 /// Length and hash of a source file.
 pub(super) fn describe(path: &Path) -> Result<SourceFile, IngestError> {
-    let unreadable = |source| IngestError::Source { path: path.to_owned(), source };
+    let unreadable = |source| IngestError::Source { path: path.to_owned(), source: vila_files::explain(source) };
     let mut file = File::open(path).map_err(unreadable)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
