@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use vila_autograd::{ParamPart, ParamSpec, ParamStore};
@@ -60,7 +59,7 @@ struct Entry {
 /// A mapped file.
 struct WeightFile {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: Arc<vila_files::Map>,
 }
 
 /// The tensors of a checkpoint directory, by canonical name; files are mapped, not read.
@@ -142,10 +141,7 @@ impl Checkpoint {
 
     /// Adds the tensors of a file for which there is a new name; returns their names in the file.
     fn add_file(&mut self, path: PathBuf, rename: &impl Fn(&str) -> Option<String>) -> Result<BTreeSet<String>> {
-        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
-        // SAFETY: the map is read-only; weight files are replaced by renaming, never changed in place, so the pages
-        // stay as they were opened.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
+        let map = vila_files::map(&path).map_err(Error::io(&path))?;
         let tensors = parse(&path, &map)?;
         self.files.push(WeightFile { path, map: Arc::new(map) });
         let mut names = BTreeSet::new();
@@ -234,7 +230,7 @@ impl Checkpoint {
             _ => return None,
         };
         let (&rows, row_shape) = part.shape.split_first().filter(|(_, row_shape)| !row_shape.is_empty())?;
-        let owner: Arc<Mmap> = Arc::clone(&self.files.get(*file)?.map);
+        let owner: Arc<vila_files::Map> = Arc::clone(&self.files.get(*file)?.map);
         backend.map(MappedBytes::new(owner, tensor.bytes.clone())?, dtype, rows, row_shape.iter().product())
     }
 

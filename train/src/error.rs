@@ -1,5 +1,8 @@
 use std::path::{Path, PathBuf};
 
+use crate::data::ingest::IngestError;
+use crate::stop::Stopped;
+
 /// What can stop a run; messages say what, where and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -86,7 +89,7 @@ pub enum Error {
     NotFinite(String),
     /// Ingestion failed.
     #[error(transparent)]
-    Ingest(#[from] crate::data::ingest::IngestError),
+    Ingest(IngestError),
     /// A shard cannot be used.
     #[error(transparent)]
     Shard(#[from] crate::data::shard::ShardError),
@@ -104,10 +107,19 @@ pub enum Error {
     Engine(#[from] vila_engine::Error),
 }
 
+impl From<IngestError> for Error {
+    fn from(error: IngestError) -> Self {
+        match error {
+            IngestError::Stopped(Stopped(signal)) => Error::Interrupted(signal),
+            error => Error::Ingest(error),
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        |source| Error::Io { path, source }
+        |source| Error::Io { path, source: vila_files::explain(source) }
     }
 
     pub(crate) fn recipe(path: &Path, problem: impl Into<String>) -> Self {

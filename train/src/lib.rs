@@ -34,6 +34,7 @@ pub mod report;
 pub mod run;
 mod say;
 pub mod sources;
+pub mod stop;
 pub mod tensorboard;
 pub mod toy;
 mod whole_file;

@@ -78,7 +78,7 @@ pub fn quickstart(options: &QuickstartOptions, backend: Arc<dyn Backend>) -> Res
     let (mut summary, samples) = evaluate(options, &corpus.join("eval"), &backend)?;
     summary["stages"] = report.stages.iter().map(stage_json).collect();
     summary["seed"] = json!(options.seed);
-    summary["checkpoint"] = json!(report.checkpoint);
+    summary["checkpoint"] = report.checkpoint.to_string_lossy().into();
     summary["seconds"] = json!(start.elapsed().as_secs_f64());
     let text = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
     write_whole(&summary_path, text.as_bytes())?;

@@ -19,7 +19,8 @@ const SMALL: [&str; 3] = ["tokenizer_config.json", "special_tokens_map.json", "a
 
 /// The tokenizer's small files in a folder.
 pub(super) fn small_files(folder: &Path) -> Map<String, Value> {
-    let read = |name: &str| serde_json::from_slice(&std::fs::read(folder.join(name)).ok()?).ok();
+    let read =
+        |name: &str| serde_json::from_slice(&vila_files::read(&folder.join(name), vila_files::MAX_CONFIG).ok()?).ok();
     SMALL.into_iter().filter_map(|name| Some((name.to_string(), read(name)?))).collect()
 }
 
@@ -29,7 +30,7 @@ pub(super) fn files(source: &Source, vocabulary: &Change, to: Layout) -> Result<
     for name in COPIED {
         let path = source.text.join(name);
         if path.is_file() {
-            files.push((name.to_string(), std::fs::read(&path).map_err(Error::io(&path))?));
+            files.push((name.to_string(), vila_files::read(&path, vila_files::MAX_CONFIG).map_err(Error::io(&path))?));
         }
     }
     if !source.text.join("generation_config.json").exists() {

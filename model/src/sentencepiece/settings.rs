@@ -72,7 +72,7 @@ impl Fields {
         if !path.is_file() {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let bytes = vila_files::read(&path, vila_files::MAX_CONFIG).map_err(Error::io(&path))?;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(object)) => Ok(Some(Fields { path, object })),
             Ok(_) => Err(Error::format(path, "is not a JSON object; save the tokenizer again")),

@@ -2,6 +2,8 @@
 #![allow(dead_code)]
 
 pub mod fuzz;
+#[path = "../../../tests/hostile_json.rs"]
+pub mod hostile_json;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,10 +1,12 @@
-use std::io::{BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::io::{BufRead, IsTerminal};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use clap::Args;
 use vila_model::template::{Exchange, Template};
 use vila_model::tokenizer::{IMAGE_MARK, place_images};
-use vila_model::{Draw, Prompt};
+use vila_model::{Draw, Prompt, Vila};
 
 use super::generate::{Sampling, stream, template, trained_template};
 use super::model::ModelArguments;
@@ -52,6 +54,14 @@ impl Conversation {
         Ok((question, Prompt { text, images: self.images.clone(), draw }))
     }
 
+    /// Keeps an image for the next question.
+    fn show(&mut self, vila: &Vila, image: PathBuf) {
+        match vila.processor.load(&image) {
+            Ok(_) => self.images.push(image),
+            Err(error) => say(format_args!("error: {error}")),
+        }
+    }
+
     fn answered(&mut self, question: String, answer: &str) {
         self.history.push(Exchange { question, answer: answer.trim().to_string() });
         self.shown = self.images.len();
@@ -83,26 +93,29 @@ pub(super) fn chat(arguments: ChatArguments) -> Result<Outcome, Failure> {
     if cue {
         print(HELP)?;
     }
-    let mut lines = input.lock().lines();
+    let mut lines = input.lock().split(b'\n');
     loop {
         if cue {
             print("> ")?;
-            std::io::stdout().flush()?;
         }
         let Some(line) = lines.next() else { break };
         let line = line?;
-        let (command, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
-        match command {
+        if let Some(file) = line.trim_ascii().strip_prefix(b"/image ") {
+            conversation.show(&vila, PathBuf::from(OsString::from_vec(file.trim_ascii().to_vec())));
+            continue;
+        }
+        let Ok(line) = std::str::from_utf8(&line) else {
+            say("error: this line is not UTF-8 text; set the terminal to UTF-8 and ask again");
+            continue;
+        };
+        match line.trim().split(' ').next().unwrap_or_default() {
             "" => {}
             "/quit" | "/exit" => break,
             "/help" => print(HELP)?,
             "/reset" => conversation.reset(),
             "/history" => print(&format!("{}\n", conversation.template.render(&conversation.history).text))?,
-            "/image" => match vila.processor.load(Path::new(rest.trim())) {
-                Ok(_) => conversation.images.push(PathBuf::from(rest.trim())),
-                Err(error) => say(error),
-            },
-            _ if command.starts_with('/') => say(format_args!("{command} is no command; /help lists them")),
+            "/image" => say("error: /image needs the path of a file"),
+            command if command.starts_with('/') => say(format_args!("{command} is no command; /help lists them")),
             // A turn that fails leaves the conversation as it was.
             _ => match conversation.ask(line.trim()).map_err(Failure::from) {
                 Ok((question, prompt)) => match stream(&vila, &prompt, &options) {

@@ -6,7 +6,7 @@ use vila_model::Vila;
 use vila_model::image::GeometryMode;
 
 use super::generate::{template, trained_template};
-use super::{Failure, Outcome, device, print, print_json};
+use super::{Failure, Outcome, device, path_json, print, print_json};
 use crate::evaluation::few_shot::{Arrangement, Choice};
 use crate::evaluation::harness::{EvalOptions, Evaluation, Shard, evaluate};
 use crate::evaluation::tasks::{TASKS, Task, TaskFiles};
@@ -129,7 +129,8 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         Evaluation::Done { report, written } => {
             let result = report.map_or(serde_json::Value::Null, |report| report.json());
             if arguments.json {
-                print_json(&serde_json::json!({ "task": task.name, "result": result, "files": written }))?;
+                let files: Vec<_> = written.iter().map(|path| path_json(path)).collect();
+                print_json(&serde_json::json!({ "task": task.name, "result": result, "files": files }))?;
             } else {
                 let files: String = written.iter().map(|path| format!("{}\n", path.display())).collect();
                 print(&format!("{}\n{files}", serde_json::to_string_pretty(&result)?))?;

@@ -1,4 +1,3 @@
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,7 +7,7 @@ use vila_model::template::Template;
 use vila_model::{Draw, GenerateOptions, Generation, Prompt, Vila};
 
 use super::model::ModelArguments;
-use super::{Failure, Outcome, Usage, print, print_json};
+use super::{Failure, Outcome, Usage, path_json, print, print_json};
 use crate::json_lines::read_lines;
 use crate::say::say;
 
@@ -177,7 +176,7 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
 fn answer(prompt: &Prompt, made: &Generation) -> serde_json::Value {
     json!({
         "prompt": prompt.text,
-        "images": prompt.images,
+        "images": prompt.images.iter().map(|image| path_json(image)).collect::<Vec<_>>(),
         "sample": prompt.draw.sample,
         "new_ids": made.ids,
         "text": made.text,
@@ -191,7 +190,6 @@ pub(super) fn stream(vila: &Vila, prompt: &Prompt, options: &GenerateOptions) ->
     for token in vila.stream(prompt, options)? {
         let piece = token?.text;
         print(&piece)?;
-        std::io::stdout().flush()?;
         text += &piece;
     }
     print("\n")?;

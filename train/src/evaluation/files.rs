@@ -104,13 +104,16 @@ pub fn scalar(value: &Value) -> Option<String> {
     }
 }
 
+/// Most bytes of a benchmark's file: MMBench's tables hold their images.
+const MAX_FILE: u64 = 1 << 30;
+
 /// Reads a text file; a byte order mark is not part of it.
 pub fn read_text(path: &Path) -> Result<String> {
     let refused = |problem: &str| Err(Error::Data(format!("{}: {problem}", path.display())));
     if path.is_dir() {
         return refused("is a folder; name a file in it");
     }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = vila_files::read(path, MAX_FILE).map_err(Error::io(path))?;
     if bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(b"PK\x03\x04") {
         return refused("is an archive; unpack it");
     }

@@ -517,22 +517,21 @@ impl Recipe {
             recipe = table.try_into().map_err(explain)?;
         }
         recipe.hash = recipe.identity();
-        recipe.resolve_paths(folder);
+        recipe.change_paths(|path| *path = folder.join(&path));
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
     }
 
-    fn resolve_paths(&mut self, folder: &Path) {
-        let resolve = |path: &mut PathBuf| *path = folder.join(&path);
-        resolve(&mut self.out);
+    pub(crate) fn change_paths(&mut self, mut change: impl FnMut(&mut PathBuf)) {
+        change(&mut self.out);
         let ModelSpec { from, llm_from, vision_from, tokenizer, .. } = &mut self.model;
-        [from, llm_from, vision_from, tokenizer].into_iter().flatten().for_each(resolve);
+        [from, llm_from, vision_from, tokenizer].into_iter().flatten().for_each(&mut change);
         for source in self.sources.values_mut() {
-            source.input.iter_mut().for_each(resolve);
-            [&mut source.shard, &mut source.images].into_iter().flatten().for_each(resolve);
+            source.input.iter_mut().for_each(&mut change);
+            [&mut source.shard, &mut source.images].into_iter().flatten().for_each(&mut change);
         }
         let prompts = self.samples.iter_mut().flat_map(|samples| &mut samples.prompts);
-        prompts.flat_map(|prompt| &mut prompt.images).for_each(resolve);
+        prompts.flat_map(|prompt| &mut prompt.images).for_each(change);
     }
 
     fn check(&self) -> std::result::Result<(), String> {

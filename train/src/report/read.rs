@@ -53,7 +53,7 @@ pub enum ReportError {
 impl ReportError {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        |source| ReportError::Io { path, source }
+        |source| ReportError::Io { path, source: vila_files::explain(source) }
     }
 }
 

@@ -7,6 +7,8 @@ mod samples;
 mod session;
 mod stage;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -135,7 +137,7 @@ fn run(
     let found = kept.as_ref().and_then(|kept| kept.newest.clone());
     let said = found.as_ref().map_or(Vec::new(), |dir| dir.as_os_str().as_encoded_bytes().to_vec());
     let said = collective.hear_first(said)?;
-    let newest = (!said.is_empty()).then(|| PathBuf::from(String::from_utf8_lossy(&said).into_owned()));
+    let newest = (!said.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(&said)));
     let resumed = newest.as_deref().map(load_state).transpose()?;
     let stage = recipe.stage.get(resumed.as_ref().map_or(0, |state| state.stage));
     let mut session = match &newest {

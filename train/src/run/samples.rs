@@ -29,7 +29,7 @@ pub(super) fn write(out: &Path, spec: &SamplesSpec, parts: Parts, stage: &str, s
             "step": state.step,
             "global_step": state.global_step,
             "prompt": prompt.text,
-            "images": prompt.images,
+            "images": prompt.images.iter().map(|image| image.to_string_lossy()).collect::<Vec<_>>(),
             "text": said.text,
         });
         writeln!(file, "{line}").map_err(Error::io(&path))?;

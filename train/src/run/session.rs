@@ -124,7 +124,10 @@ impl Session {
 }
 
 fn printed(recipe: &Recipe) -> String {
-    toml::to_string_pretty(recipe).unwrap_or_default()
+    // TOML has no place for bytes that are not text.
+    let mut recipe = recipe.clone();
+    recipe.change_paths(|path| *path = path.to_string_lossy().into_owned().into());
+    toml::to_string_pretty(&recipe).unwrap_or_default()
 }
 
 /// Multiplies the stage index into seeds, so that stages draw different orders.

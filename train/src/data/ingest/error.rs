@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::super::shard::ShardError;
 use super::super::tokens::TokenizeError;
 use super::options::OptionError;
+use crate::stop::Stopped;
 
 /// Ingestion stopped.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum IngestError {
     #[error(transparent)]
     Options(#[from] OptionError),
     /// An input file could not be read.
-    #[error("{}: cannot be read: {source}; check the path given as input", path.display())]
+    #[error("{}: cannot be read: {source}", path.display())]
     Source {
         /// The file.
         path: PathBuf,
@@ -58,6 +59,9 @@ pub enum IngestError {
         /// How many records were left out.
         skipped: u64,
     },
+    /// A signal came; no shard was made, and the same call starts over.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// The shard could not be written.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -67,9 +71,15 @@ pub enum IngestError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
     /// The file.
+    #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
     /// The line on which the record begins, counted from 1.
     pub line: u64,
+}
+
+/// JSON has no place for bytes that are not text.
+fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 impl fmt::Display for Place {

@@ -10,6 +10,7 @@ use vila_model::image::decode;
 
 use super::super::shard::{ImageBlob, ImageId, ShardError, ShardWriter};
 use super::error::Problem;
+use crate::stop::{self, Stopped};
 
 /// An image that decodes.
 struct Loaded {
@@ -27,9 +28,14 @@ pub(super) struct ImageShelf {
 
 impl ImageShelf {
     /// Reads and checks the files of a batch that are not stored yet, in parallel.
-    pub(super) fn load<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) {
+    ///
+    /// # Errors
+    /// A signal came meanwhile.
+    pub(super) fn load<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) -> Result<(), Stopped> {
         let new: BTreeSet<&Path> = paths.filter(|path| !self.stored.contains_key(*path)).collect();
-        self.batch = new.into_par_iter().map(|path| (path.to_owned(), load(path))).collect();
+        let load = |path: &Path| stop::check().map(|()| (path.to_owned(), load(path)));
+        self.batch = new.into_par_iter().map(load).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// Is every one of these images usable? Stores nothing.

@@ -16,6 +16,7 @@ use super::images::ImageShelf;
 use super::options::{Format, IngestOptions, OnError};
 use super::source::{RawRecord, RecordReader, describe};
 use super::{llava, mmc4, pairs, text};
+use crate::stop;
 
 /// Records parsed and tokenised together.
 const BATCH: usize = 512;
@@ -51,7 +52,7 @@ pub fn cache_key(options: &IngestOptions, tokenizer: &dyn Tokenize) -> Result<St
     let mut hash = Sha256::new();
     for input in &options.inputs {
         hash.update(describe(input)?.sha256);
-        hash.update(image_root(options, input).to_string_lossy().as_bytes());
+        hash.update(image_root(options, input).as_os_str().as_encoded_bytes());
         hash.update([0]);
     }
     hash.update(options.to_json().to_string());
@@ -148,10 +149,10 @@ impl Run<'_> {
 
     fn batch(&mut self, source: u32, input: &Path, root: &Path, batch: &[RawRecord]) -> Result<(), IngestError> {
         let (options, tokenizer) = (self.options, self.tokenizer);
-        let prepared: Vec<Result<Vec<Ready>, Problem>> =
-            batch.par_iter().map(|record| prepare(record, options, tokenizer, root)).collect();
+        let prepare = |record| stop::check().map(|()| prepare(record, options, tokenizer, root));
+        let prepared: Vec<Result<Vec<Ready>, Problem>> = batch.par_iter().map(prepare).collect::<Result<_, _>>()?;
         let ready = prepared.iter().flatten().flatten();
-        self.shelf.load(ready.flat_map(|document| &document.paths).map(PathBuf::as_path));
+        self.shelf.load(ready.flat_map(|document| &document.paths).map(PathBuf::as_path))?;
         for (record, prepared) in batch.iter().zip(prepared) {
             let usable = prepared.and_then(|documents| {
                 documents.iter().try_for_each(|document| self.shelf.check(&document.paths))?;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::super::shard::SourceFile;
 use super::super::tokens::hex;
 use super::error::IngestError;
+use crate::stop;
 
 /// A record's text and the line it begins on.
 pub(super) struct RawRecord {
@@ -32,7 +33,7 @@ enum Form {
 
 impl RecordReader {
     pub(super) fn open(path: &Path) -> Result<Self, IngestError> {
-        let unreadable = |source| IngestError::Source { path: path.to_owned(), source };
+        let unreadable = |source| IngestError::Source { path: path.to_owned(), source: vila_files::explain(source) };
         let mut bytes = BufReader::with_capacity(1 << 18, File::open(path).map_err(unreadable)?);
         if bytes.fill_buf().map_err(unreadable)?.starts_with(b"\xEF\xBB\xBF") {
             bytes.consume(3);
@@ -148,7 +149,7 @@ impl RecordReader {
     }
 
     fn unreadable(&self, source: io::Error) -> IngestError {
-        IngestError::Source { path: self.path.clone(), source }
+        IngestError::Source { path: self.path.clone(), source: vila_files::explain(source) }
     }
 
     fn malformed(&self, what: &str) -> IngestError {
@@ -158,12 +159,13 @@ impl RecordReader {
 
 /// Length and hash of a source file.
 pub(super) fn describe(path: &Path) -> Result<SourceFile, IngestError> {
-    let unreadable = |source| IngestError::Source { path: path.to_owned(), source };
+    let unreadable = |source| IngestError::Source { path: path.to_owned(), source: vila_files::explain(source) };
     let mut file = File::open(path).map_err(unreadable)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;
     loop {
+        stop::check()?;
         match file.read(&mut buffer).map_err(unreadable)? {
             0 => break,
             count => {

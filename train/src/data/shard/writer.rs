@@ -1,6 +1,7 @@
 //! Building a shard directory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -306,8 +307,10 @@ impl Drop for ShardWriter {
 
 /// `dir/name` is built as `dir/.name.partial`.
 fn partial_name(target: &Path) -> PathBuf {
-    let name = target.file_name().map_or_else(|| "shard".into(), |name| name.to_string_lossy());
-    target.with_file_name(format!(".{name}.partial"))
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or(OsStr::new("shard")));
+    name.push(".partial");
+    target.with_file_name(name)
 }
 
 /// Makes a rename or a new file in `dir` survive a power cut.
