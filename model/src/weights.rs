@@ -13,6 +13,7 @@ use vila_autograd::{ParamPart, ParamSpec, ParamStore};
 use vila_engine::{Backend, DType, MappedBytes, Tensor};
 
 use crate::config::{Layout, VilaConfig};
+use crate::finite::first_not_finite;
 use crate::llava::{self, Tower};
 use crate::lora;
 use crate::torch_file::{self, FileTensor};
@@ -276,12 +277,29 @@ impl Checkpoint {
                     path: self.dir.clone(),
                     problems: format!("  unusable: {}", part.name),
                 })?;
+                self.check_finite(&part.name, &part_values)?;
                 values.extend(part_values);
             }
             store.set(backend, id, &values)?;
         }
         let unused = self.entries.keys().filter(|name| !used.contains(name.as_str()));
         Ok(unused.filter_map(|name| Some((name.clone(), self.raw(name)?))).collect())
+    }
+
+    /// That every value of a tensor is a number.
+    ///
+    /// # Errors
+    /// [`Error::NotFiniteWeight`] names the file and the tensor.
+    pub(crate) fn check_finite(&self, name: &str, values: &[f32]) -> Result<()> {
+        first_not_finite(values).map_or(Ok(()), |at| Err(self.not_finite(name, at, values[at])))
+    }
+
+    /// The error for a value of a tensor that is no number.
+    pub(crate) fn not_finite(&self, name: &str, index: usize, value: f32) -> Error {
+        let entry = self.entries.get(name);
+        let path = entry.and_then(|entry| self.files.get(entry.file)).map_or(&self.dir, |file| &file.path);
+        let name = entry.map_or(name, |entry| &entry.tensor.name);
+        Error::NotFiniteWeight { path: path.clone(), name: name.into(), index, value }
     }
 
     /// Why the stored tensor cannot be this part of the model.

@@ -100,7 +100,7 @@ impl Session {
     /// What generation needs of the model in training.
     pub(super) fn parts<'a>(&'a self, model: &'a VilaModel) -> Result<Parts<'a>> {
         let (store, tokenizer, processor) = (self.weights()?, &self.tokenizer, &self.processor);
-        Ok(Parts { backend: &*self.backend, store, model, tokenizer, processor })
+        Ok(Parts { backend: &*self.backend, store, model, tokenizer, processor, dir: None })
     }
 }
 
