@@ -68,7 +68,12 @@ fn not_finite_weight(dir: Option<&Path>, name: &str, index: usize, value: f32) -
     });
     match checkpoint {
         Some(checkpoint) => checkpoint.not_finite(name, index, value),
-        None => Error::NotFiniteWeight { path: dir.unwrap_or(Path::new("the model")).into(), name: name.into(), index, value },
+        None => Error::NotFiniteWeight {
+            path: dir.unwrap_or(Path::new("the model")).into(),
+            name: name.into(),
+            index,
+            value,
+        },
     }
 }
 

@@ -53,6 +53,22 @@ pub struct RawTensor {
     pub data: Vec<u8>,
 }
 
+impl RawTensor {
+    /// Index and value of the first element that is NaN or infinite, of a float tensor.
+    pub fn first_not_finite(&self) -> Option<(usize, f32)> {
+        let width = self.dtype.bitsize() / 8;
+        let chunk = FINITE_CHUNK * width.max(1);
+        self.data.chunks(chunk).enumerate().find_map(|(place, bytes)| {
+            let values = floats(self.dtype, bytes)?;
+            let at = first_not_finite(&values)?;
+            Some((place * FINITE_CHUNK + at, values[at]))
+        })
+    }
+}
+
+/// Elements that are widened at once to look at them.
+const FINITE_CHUNK: usize = 1 << 14;
+
 struct Entry {
     file: usize,
     tensor: FileTensor,
