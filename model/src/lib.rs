@@ -11,6 +11,7 @@ pub mod config;
 pub mod convert;
 mod error;
 pub mod expert;
+mod finite;
 mod generate;
 pub mod image;
 mod llama;

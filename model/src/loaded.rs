@@ -214,7 +214,7 @@ impl Vila {
     /// What generation needs.
     pub fn parts(&self) -> Parts<'_> {
         let Vila { store, model, tokenizer, processor, .. } = self;
-        Parts { backend: &*self.backend, store, model, tokenizer, processor }
+        Parts { backend: &*self.backend, store, model, tokenizer, processor, dir: Some(&self.dir) }
     }
 
     /// A tape for inference over the weights.

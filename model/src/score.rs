@@ -79,7 +79,8 @@ fn predictions(vila: &Vila, prompt: Vec<u32>, tokens: &[u32], images: &Images) -
     let predicting = hidden.tensor().slice_rows(rows - tokens.len() - 1..rows - 1)?;
     let predicting = tape.input(predicting, false);
     let logits = vila.model.logits(&mut tape, &predicting)?;
-    let (vocab, logits) = (logits.cols(), vila.backend().to_f32(&logits)?);
+    let what = |row: usize| format!("the scores of token {} of the continuation", row + 1);
+    let (vocab, logits) = (logits.cols(), vila.parts().finite_scores(&logits, what, Some(&batch))?);
     Ok(logits.chunks(vocab.max(1)).map(<[f32]>::to_vec).collect())
 }
 

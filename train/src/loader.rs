@@ -179,17 +179,39 @@ impl StageData {
         let picks = self.order.range(index * self.documents, self.documents);
         let mut step = self.pack(&picks)?;
         step.group = index + 1;
-        if step.supervised == 0 {
-            return Err(Error::Data(format!(
-                "stage {}, step {group} (as groups of documents count): none of its {} documents has a supervised token ({}); raise `documents`, add {group} to \
-                 the stage's `omit`, or check the loss masks with `vila data show`",
-                self.stage,
-                picks.len(),
-                self.describe(&picks)?,
-                group = index + 1
-            )));
+        if step.supervised == 0 { Err(self.unsupervised(index, &picks)?) } else { Ok(step) }
+    }
+
+    fn unsupervised(&self, index: u64, picks: &[Pick]) -> Result<Error> {
+        Ok(Error::Data(format!(
+            "stage {}, step {group} (as groups of documents count): none of its {} documents has a supervised token ({}); raise \
+             `documents`, add {group} to the stage's `omit`, or check the loss masks with `vila data show`",
+            self.stage,
+            picks.len(),
+            self.describe(picks)?,
+            group = index + 1
+        )))
+    }
+
+    /// Looks for a step without supervised token among those that `count` steps from the `start`-th group on will take.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names the first and its documents.
+    pub fn check_supervised(&self, start: u64, count: u64) -> Result<()> {
+        for index in self.groups(start, count) {
+            let picks = self.order.range(index * self.documents, self.documents);
+            let supervised = |pick: &Pick| Ok(self.sources[pick.source].reader.record(pick.document)?.target_count);
+            let counts = picks.iter().map(supervised).collect::<Result<Vec<u32>>>()?;
+            if counts.iter().all(|&count| count == 0) {
+                return Err(self.unsupervised(index, &picks)?);
+            }
         }
-        Ok(step)
+        Ok(())
+    }
+
+    /// `count` groups from the `start`-th on, without those left out.
+    fn groups(&self, start: u64, count: u64) -> impl Iterator<Item = u64> + Clone {
+        (start..).filter(|group| !self.omit.contains(&(group + 1))).take(count as usize)
     }
 
     /// The documents kept for validation, packed; nothing if there are none.
@@ -269,7 +291,7 @@ impl StageData {
         count: u64,
         workers: usize,
     ) -> Steps<'scope> {
-        let groups = (start..).filter(|group| !self.omit.contains(&(group + 1))).take(count as usize);
+        let groups = self.groups(start, count);
         let ahead = (0..workers).map(|worker| {
             // The receiver goes away when the run stops early.
             let (sender, receiver) = sync_channel(1);

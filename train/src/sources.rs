@@ -64,7 +64,11 @@ fn cached_ingestion(
     Ok((options, tokenizer))
 }
 
-fn ingest_options(name: &str, spec: &SourceSpec, out: &Path) -> Result<IngestOptions> {
+/// The options of a source's ingestion, which are complete but for the folder.
+///
+/// # Errors
+/// Options that do not exist or do not fit the format.
+pub(crate) fn ingest_options(name: &str, spec: &SourceSpec, out: &Path) -> Result<IngestOptions> {
     let explain = |problem: String| Error::Data(format!("source `{name}`: {problem}"));
     let format_options = FormatOptions {
         template: spec.template.as_deref(),

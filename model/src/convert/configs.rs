@@ -17,7 +17,7 @@ pub(super) fn check(source: &Source, to: Layout) -> Result<()> {
     };
     if source.config.lora.is_some() {
         let problem =
-            "the checkpoint has adapters beside its weights; merge them first: vila lora merge --model DIR --to DIR";
+            "the checkpoint has adapters beside its weights; merge them first: `vila lora merge --model DIR --to DIR`";
         return refuse("lora", problem.into());
     }
     if source.config.expert.is_some() {

@@ -6,7 +6,7 @@ mod scores;
 mod text;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use cache::Generator;
 pub use options::{FinishReason, GenerateOptions, Generation};
@@ -98,6 +98,8 @@ pub struct Parts<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Files to pixels.
     pub processor: &'a ImageProcessor,
+    /// Where the weights come from, for messages.
+    pub dir: Option<&'a Path>,
 }
 
 impl<'a> Parts<'a> {
@@ -165,6 +167,8 @@ pub struct TokenBatch<'a> {
     parts: Parts<'a>,
     options: GenerateOptions,
     generator: Option<Generator<'a>>,
+    /// What the first scores are computed from.
+    packed: Option<PackedBatch>,
     members: Vec<Member>,
     ends: Vec<u32>,
     /// Prompts that go on.
@@ -217,7 +221,8 @@ impl<'a> TokenBatch<'a> {
         let generator = any.then(|| Generator::new(backend, store, model, &packed, &capacities)).transpose()?;
         let live = if any { (0..members.len()).collect() } else { Vec::new() };
         let ends = parts.ends(options);
-        Ok(TokenBatch { parts, options: options.clone(), generator, members, ends, live, last: Vec::new() })
+        let (options, packed) = (options.clone(), Some(packed));
+        Ok(TokenBatch { parts, options, generator, packed, members, ends, live, last: Vec::new() })
     }
 
     /// Runs what is left; the answers in the order of the prompts.
@@ -239,9 +244,13 @@ impl<'a> TokenBatch<'a> {
             generator.advance(&backend.upload_u32(&self.last)?)?;
         }
         let mut logits = generator.logits()?;
+        let (rows, cols) = logits.shape();
+        let what = |row: usize| {
+            let prompt = self.live[row];
+            format!("the scores of token {} after prompt {}", self.members[prompt].answer.ids().len() + 1, prompt + 1)
+        };
+        let mut values = self.parts.finite_scores(&logits, what, self.packed.take().as_ref())?;
         if scores::changes(&self.options) {
-            let (rows, cols) = logits.shape();
-            let mut values = backend.to_f32(&logits)?;
             for (scores, &index) in values.chunks_mut(cols.max(1)).zip(&self.live) {
                 let member = &self.members[index];
                 let history: Vec<u32> = member.prompt.iter().chain(member.answer.ids()).copied().collect();

@@ -242,9 +242,7 @@ impl Checkpoints {
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(move || {
             let (start, name) = (Instant::now(), snapshot.name.clone());
             let before = held(&last).clone();
-            let written = folder
-                .write(snapshot, before.as_ref())
-                .map_err(|source| Error::Save { name, source: Box::new(source) })?;
+            let written = folder.write(snapshot, before.as_ref()).map_err(|source| Error::save(name, source))?;
             *held(&last) = Some(written);
             *held(&seconds) = start.elapsed().as_secs_f64();
             Ok(())

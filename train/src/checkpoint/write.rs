@@ -46,7 +46,10 @@ pub(super) fn write_files(partial: &Path, snapshot: Snapshot, before: Option<&Wr
         }
         let entry = match content {
             Content::Bytes(bytes) => write(&path, |file| file.write_all(&bytes))?,
-            Content::Tensors(tensors) => write(&path, |file| write_safetensors(&tensors, file))?,
+            Content::Tensors(tensors) => {
+                check_finite(&path, &tensors)?;
+                write(&path, |file| write_safetensors(&tensors, file))?
+            }
             Content::Unchanged => link(&name, &path, before)?,
         };
         manifest.files.insert(name, entry);
@@ -55,6 +58,18 @@ pub(super) fn write_files(partial: &Path, snapshot: Snapshot, before: Option<&Wr
     write(&partial.join(MANIFEST), |file| file.write_all(&bytes))?;
     flush_folders(partial)?;
     Ok(manifest)
+}
+
+/// A checkpoint with a value that is no number must not take the place of whole ones.
+fn check_finite(path: &Path, tensors: &BTreeMap<String, RawTensor>) -> Result<()> {
+    match tensors.iter().find_map(|(name, raw)| Some((name, raw.first_not_finite()?))) {
+        None => Ok(()),
+        Some((name, (index, value))) => Err(Error::NotFinite(format!(
+            "{}: tensor {name} holds {value} (element {index}), so this checkpoint is not written and those before it stay; go on \
+             from them with a lower learning rate",
+            path.display()
+        ))),
+    }
 }
 
 /// A second name for the file before; a copy where the file system has no such thing.

@@ -1,5 +1,8 @@
 //! A recipe: one TOML file for a whole run. Paths in it are relative to its folder.
 
+mod difference;
+#[cfg(test)]
+mod fuzz;
 mod grafts;
 mod overrides;
 mod start;
@@ -53,6 +56,9 @@ pub struct Recipe {
     /// See [`Recipe::hash`].
     #[serde(skip)]
     hash: String,
+    /// What the hash is of, to say what differs.
+    #[serde(skip)]
+    written: toml::Table,
 }
 
 /// Where the model comes from.
@@ -366,6 +372,17 @@ impl Part {
             Part::Expert => "visual_expert.",
         })
     }
+
+    /// As recipes name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Vision => "vision",
+            Part::Projector => "projector",
+            Part::Llm => "llm",
+            Part::Lora => "lora",
+            Part::Expert => "expert",
+        }
+    }
 }
 
 /// One stage.
@@ -501,7 +518,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`] names the file, the line or key, and for unknown keys the nearest known one.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = vila_files::read_to_string(path, vila_files::MAX_CONFIG).map_err(Error::io(path))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Self::parse(&text, path, folder, sets)
     }
@@ -516,7 +533,7 @@ impl Recipe {
             sets.iter().try_for_each(|set| overrides::apply(&mut table, set)).map_err(|e| Error::recipe(path, e))?;
             recipe = table.try_into().map_err(explain)?;
         }
-        recipe.hash = recipe.identity();
+        (recipe.hash, recipe.written) = (recipe.identity(), recipe.essentials());
         recipe.change_paths(|path| *path = folder.join(&path));
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
@@ -626,14 +643,24 @@ impl Recipe {
     }
 
     fn identity(&self) -> String {
+        let json = serde_json::to_vec(&self.neutral()).unwrap_or_default();
+        crate::data::tokens::hex(&Sha256::digest(json))
+    }
+
+    /// The keys behind the hash.
+    fn essentials(&self) -> toml::Table {
+        toml::Table::try_from(self.neutral()).unwrap_or_default()
+    }
+
+    /// The recipe with defaults in place of what does not count.
+    fn neutral(&self) -> Recipe {
         let mut recipe = self.clone();
         recipe.out = PathBuf::new();
         recipe.checkpoint = CheckpointSpec::default();
         (recipe.ranks, recipe.loader, recipe.samples) = (RanksSpec::default(), LoaderSpec::default(), None);
         (recipe.on_nonfinite, recipe.max_skipped, recipe.loss_spike) = (OnNonFinite::Stop, 0, None);
         recipe.stage.iter_mut().for_each(|stage| stage.omit.clear());
-        let json = serde_json::to_vec(&recipe).unwrap_or_default();
-        crate::data::tokens::hex(&Sha256::digest(json))
+        recipe
     }
 }
 

@@ -9,12 +9,10 @@ use vila_model::tokenizer::Tokenizer;
 use vila_model::{Parts, Vila, VilaModel};
 
 use crate::checkpoint::Carried;
-use crate::data::shard::ShardReader;
 use crate::loader::{Geometry, Share, Source, StageData};
 use crate::packing::grain;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
 use crate::say::say;
-use crate::sources::open_source;
 use crate::{Error, Result};
 
 /// The model of a run between stages.
@@ -119,7 +117,7 @@ impl Session {
     /// What generation needs of the model in training.
     pub(super) fn parts<'a>(&'a self, model: &'a VilaModel) -> Result<Parts<'a>> {
         let (store, tokenizer, processor) = (self.weights()?, &self.tokenizer, &self.processor);
-        Ok(Parts { backend: &*self.backend, store, model, tokenizer, processor })
+        Ok(Parts { backend: &*self.backend, store, model, tokenizer, processor, dir: None })
     }
 }
 
@@ -139,14 +137,14 @@ pub(super) fn stage_seed(recipe: &Recipe, index: usize) -> u64 {
 }
 
 /// The data of a stage, of which this rank makes its share.
-pub(super) fn stage_data(recipe: &Recipe, index: usize, session: &Session, share: Share) -> Result<StageData> {
+pub(super) fn stage_data(
+    recipe: &Recipe,
+    index: usize,
+    session: &Session,
+    sources: Vec<Source>,
+    share: Share,
+) -> Result<StageData> {
     let stage = &recipe.stage[index];
-    let mut sources = Vec::new();
-    for name in stage.data.keys() {
-        let spec = &recipe.sources[name];
-        let reader: ShardReader = open_source(&recipe.out, name, spec, &session.tokenizer)?;
-        sources.push(Source { name: name.clone(), reader: Arc::new(reader), hold_out: spec.hold_out });
-    }
     let geometry = Geometry {
         tokens_per_image: session.carried.config.tokens_per_image(),
         max_positions: session.carried.config.llm.max_positions,

@@ -14,7 +14,7 @@ use vila_model::weights::Component;
 
 use super::guard::Guard;
 use super::log::{Log, memory, note};
-use super::session::{Session, stage_data, stage_seed};
+use super::session::{Session, stage_seed};
 use super::{RunOptions, samples};
 use crate::checkpoint::{Checkpoints, StageReport, TrainerState, load_moments, step_name};
 use crate::faults::{self, Action};
@@ -101,10 +101,10 @@ impl StageRunner<'_> {
         &self,
         session: &mut Session,
         state: &mut TrainerState,
+        mut data: StageData,
         resume_from: Option<&Path>,
     ) -> Result<(String, Option<usize>)> {
         session.retrain(self.recipe, self.stage)?;
-        let mut data = self.data(session, state)?;
         session.learn_template(self.stage, &data, self.first());
         let backend = Arc::clone(&session.backend);
         let backend = &*backend;
@@ -219,7 +219,7 @@ impl StageRunner<'_> {
             skipped.is_none() && every > 0 && reached
         };
         let validation_loss = match &course.held_out {
-            Some(held_out) if due(self.stage.validate_every) => Some(self.validate(&course.training, held_out)?),
+            Some(held_out) if due(self.stage.validate_every) => self.validate(&course.training, held_out)?,
             _ => None,
         };
         course.save_due |= due(self.recipe.checkpoint.every);
@@ -268,18 +268,6 @@ impl StageRunner<'_> {
 
     fn first(&self) -> bool {
         self.share.rank == 0
-    }
-
-    /// Rank 0 ingests what was not yet; the others find it done.
-    fn data(&self, session: &Session, state: &TrainerState) -> Result<StageData> {
-        let make = || stage_data(self.recipe, state.stage, session, self.share);
-        if self.first() {
-            let data = make()?;
-            self.collective.agree(0)?;
-            return Ok(data);
-        }
-        self.collective.agree(0)?;
-        make()
     }
 
     fn sharing(&self, store: &ParamStore) -> Sharing {
@@ -468,17 +456,20 @@ impl StageRunner<'_> {
         Ok(())
     }
 
-    /// Mean loss of held-out documents, of which every rank takes its share.
-    fn validate(&self, training: &Training, held_out: &Step) -> Result<f64> {
+    /// Mean loss of held-out documents, of which every rank takes its share; nothing if no token of them is supervised.
+    fn validate(&self, training: &Training, held_out: &Step) -> Result<Option<f64>> {
+        if held_out.supervised == 0 {
+            return Ok(None);
+        }
         let Training { backend, store, model, .. } = *training;
         let mut loss = 0.0f64;
         for MicroBatch { batch, .. } in &held_out.batches {
             let mut tape = Tape::inference(backend, store);
-            if let Some(root) = model.loss(&mut tape, batch, 1.0 / held_out.supervised.max(1) as f64)? {
+            if let Some(root) = model.loss(&mut tape, batch, 1.0 / held_out.supervised as f64)? {
                 loss += f64::from(backend.to_vec::<f32>(root.tensor())?[0]);
             }
         }
         let all = self.collective.tell_all(loss.to_le_bytes().to_vec())?;
-        Ok(all.iter().filter_map(|bytes| bytes.first_chunk()).map(|bytes| f64::from_le_bytes(*bytes)).sum())
+        Ok(Some(all.iter().filter_map(|bytes| bytes.first_chunk()).map(|bytes| f64::from_le_bytes(*bytes)).sum()))
     }
 }

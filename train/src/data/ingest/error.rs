@@ -34,7 +34,9 @@ pub enum IngestError {
         problem: String,
     },
     /// A record cannot be used, and the policy is to stop.
-    #[error("{place}: {problem}; correct the record, or pass over such records with --on-error skip")]
+    #[error(
+        "{place}: {problem}; correct the record, or pass over such records (`on_error = \"skip\"` in a recipe, --on-error skip on the command line)"
+    )]
     Record {
         /// Where it is.
         place: Place,
@@ -146,7 +148,7 @@ pub enum Problem {
         exchanges: usize,
     },
     /// An image file is missing.
-    #[error("image file {} does not exist (set the image folder with --image-root)", .0.display())]
+    #[error("image file {} does not exist; name the folder of the images (`images` in a recipe, --images on the command line)", .0.display())]
     MissingImage(PathBuf),
     /// An image file is there but cannot be used.
     #[error("{0}")]
