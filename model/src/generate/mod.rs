@@ -25,6 +25,8 @@ pub struct Prompt {
     pub text: String,
     /// Image files, in the order of the marks.
     pub images: Vec<PathBuf>,
+    /// Bytes of the text at which earlier answers begin ([`crate::template::Rendered::trained`]).
+    pub answers: Vec<usize>,
 }
 
 /// Continues a prompt with images to the end.
@@ -50,7 +52,7 @@ impl Vila {
     /// [`Error::Input`] if marks and images differ in number, the prompt exceeds the context or an option its domain;
     /// image errors.
     pub fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<Tokens<'_>> {
-        let prompt = Prompt { text: prompt.to_string(), images: images.to_vec() };
+        let prompt = Prompt { text: prompt.to_string(), images: images.to_vec(), answers: Vec::new() };
         Ok(Tokens { batch: self.parts().start(&[prompt], options)?, ready: VecDeque::new() })
     }
 }
@@ -73,7 +75,7 @@ pub struct Parts<'a> {
 impl<'a> Parts<'a> {
     /// See [`generate`].
     pub fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<Generation> {
-        let prompt = Prompt { text: prompt.to_string(), images: images.to_vec() };
+        let prompt = Prompt { text: prompt.to_string(), images: images.to_vec(), answers: Vec::new() };
         single(self.start(&[prompt], options)?.finish()?)
     }
 
@@ -90,7 +92,9 @@ impl<'a> Parts<'a> {
         let (mut documents, mut pixels) = (Vec::new(), Vec::new());
         for prompt in prompts {
             let text = place_images(&prompt.text, prompt.images.len())?;
-            documents.push(self.tokenizer.encode_prompt(&text)?);
+            let moved = text.len() - prompt.text.len();
+            let answers: Vec<usize> = prompt.answers.iter().map(|answer| answer + moved).collect();
+            documents.push(self.tokenizer.encode_conversation(&text, &answers)?);
             for image in &prompt.images {
                 pixels.extend(self.processor.load(image)?);
             }

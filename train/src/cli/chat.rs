@@ -45,8 +45,9 @@ struct Conversation {
 impl Conversation {
     fn ask(&self, question: &str) -> Result<(String, Prompt), vila_model::Error> {
         let question = place_images(question, self.images.len() - self.shown)?;
-        let text = self.template.prompt(&self.history, &question);
-        Ok((question, Prompt { text, images: self.images.clone() }))
+        let asked = self.template.ask(&self.history, &question);
+        let answers = asked.trained.into_iter().map(|answer| answer.start).collect();
+        Ok((question, Prompt { text: asked.text, images: self.images.clone(), answers }))
     }
 
     fn answered(&mut self, question: String, answer: &str) {

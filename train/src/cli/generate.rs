@@ -110,9 +110,9 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
     let template = arguments.template.as_ref().map(|name| template(name, arguments.system.as_ref())).transpose()?;
     let options = arguments.sampling.options(template.as_ref())?;
     let wrap = |text: String, images: Vec<PathBuf>| -> Result<Prompt, Failure> {
-        let Some(template) = &template else { return Ok(Prompt { text, images }) };
+        let Some(template) = &template else { return Ok(Prompt { text, images, ..Prompt::default() }) };
         let text = vila_model::tokenizer::place_images(&text, images.len())?;
-        Ok(Prompt { text: template.prompt(&[], &text), images })
+        Ok(Prompt { text: template.prompt(&[], &text), images, ..Prompt::default() })
     };
     let Some(input) = &arguments.input else {
         let prompt = wrap(arguments.prompt.unwrap_or_default(), arguments.images)?;
