@@ -26,7 +26,9 @@ mod score;
 mod sentencepiece;
 pub mod template;
 pub mod tokenizer;
+mod tokenizer_json;
 pub mod torch_file;
+pub mod turns;
 mod vila;
 mod vision;
 mod weight_files;
@@ -41,5 +43,5 @@ pub use generate::{
     generate_ids,
 };
 pub use loaded::{Start, StartTower, Vila};
-pub use score::{Score, score, score_all};
+pub use score::{Score, score, score_all, score_ids};
 pub use vila::VilaModel;

@@ -192,7 +192,7 @@ impl Vila {
             // The head is the embedding; a stored copy would not follow it.
             extras.remove("llm.lm_head.weight");
         }
-        let tokenizer = tokenizer.with_ids(config.llm.bos, config.llm.eos.first().copied(), config.image_token);
+        let tokenizer = tokenizer.with_ids(config.llm.eos.first().copied(), config.image_token);
         let processor = match config.aspect {
             Some(mode) => processor.with_mode(mode),
             None => processor,

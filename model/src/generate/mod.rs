@@ -25,6 +25,8 @@ pub struct Prompt {
     pub text: String,
     /// Image files, in the order of the marks.
     pub images: Vec<PathBuf>,
+    /// Bytes of the text at which earlier answers begin ([`crate::template::Rendered::trained`]).
+    pub answers: Vec<usize>,
     /// Which random numbers choose its tokens.
     pub draw: Draw,
 }
@@ -122,7 +124,9 @@ impl<'a> Parts<'a> {
         let (mut documents, mut pixels) = (Vec::new(), Vec::new());
         for prompt in prompts {
             let text = place_images(&prompt.text, prompt.images.len())?;
-            documents.push((self.tokenizer.encode_prompt(&text)?, prompt.draw));
+            let moved = text.len() - prompt.text.len();
+            let answers: Vec<usize> = prompt.answers.iter().map(|answer| answer + moved).collect();
+            documents.push((self.tokenizer.encode_conversation(&text, &answers)?, prompt.draw));
             for image in &prompt.images {
                 pixels.extend(self.processor.load(image)?);
             }

@@ -49,9 +49,10 @@ struct Conversation {
 impl Conversation {
     fn ask(&self, question: &str) -> Result<(String, Prompt), vila_model::Error> {
         let question = place_images(question, self.images.len() - self.shown)?;
-        let text = self.template.prompt(&self.history, &question);
+        let asked = self.template.ask(&self.history, &question);
+        let answers = asked.trained.into_iter().map(|answer| answer.start).collect();
         let draw = Draw { prompt: self.turns, sample: 0 };
-        Ok((question, Prompt { text, images: self.images.clone(), draw }))
+        Ok((question, Prompt { text: asked.text, images: self.images.clone(), answers, draw }))
     }
 
     /// Keeps an image for the next question.

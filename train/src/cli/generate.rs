@@ -131,9 +131,9 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
     }
     let wrap = |text: String, images: Vec<PathBuf>, prompt: u64| -> Result<Prompt, Failure> {
         let draw = Draw { prompt, sample: 0 };
-        let Some(template) = &template else { return Ok(Prompt { text, images, draw }) };
+        let Some(template) = &template else { return Ok(Prompt { text, images, draw, ..Prompt::default() }) };
         let text = vila_model::tokenizer::place_images(&text, images.len())?;
-        Ok(Prompt { text: template.prompt(&[], &text), images, draw })
+        Ok(Prompt { text: template.prompt(&[], &text), images, draw, ..Prompt::default() })
     };
     let samples = |prompt: Prompt| {
         (0..arguments.samples).map(move |sample| Prompt { draw: Draw { sample, ..prompt.draw }, ..prompt.clone() })
