@@ -20,7 +20,7 @@ use vila_engine::Backend;
 use crate::checkpoint::{Checkpoints, StageReport, TrainerState, load_state};
 use crate::loader::Share;
 use crate::profile::Profiler;
-use crate::ranks::{Collective, Solo, threads};
+use crate::ranks::{Collective, Facts, Solo, agree_on, threads};
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 use folder::RunFolder;
@@ -129,6 +129,9 @@ fn run(
     options: &RunOptions,
     collective: &dyn Collective,
 ) -> Result<RunReport> {
+    if collective.world() > 1 {
+        agree_on(collective, &Facts::recipe(recipe)?.with("device", backend.name()))?;
+    }
     let profiler = (options.profile > 0).then(|| Arc::new(Profiler::new(Arc::clone(&backend))));
     let backend = profiler.clone().map_or(backend, |profiler| profiler as Arc<dyn Backend>);
     let share = Share { rank: collective.rank(), world: collective.world() };
@@ -156,6 +159,9 @@ fn run(
         Some(dir) => Session::load(dir, backend, recipe, stage)?,
         None => Session::start(recipe, path, backend)?,
     };
+    if share.world > 1 {
+        agree_on(collective, &session.facts()?)?;
+    }
     let open = || preflight::open_stages(recipe, &session, &state, share, options);
     // Rank 0 ingests what was not yet; the others find it done.
     let data = if first { Some(open()?) } else { None };
