@@ -15,7 +15,6 @@ pub mod evaluation;
 pub mod faults;
 #[cfg(feature = "cuda")]
 pub mod gemm_table;
-mod json_lines;
 pub mod loader;
 pub mod metrics;
 pub mod optimizer;
@@ -28,6 +27,7 @@ pub mod progress;
 pub mod quickstart;
 pub mod ranks;
 pub mod recipe;
+mod records;
 pub mod report;
 pub mod run;
 mod say;

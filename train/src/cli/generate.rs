@@ -1,5 +1,5 @@
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use vila_model::{GenerateOptions, Generation, Prompt, Vila};
 
 use super::model::ModelArguments;
 use super::{Failure, Outcome, Usage, print, print_json};
-use crate::json_lines::read_lines;
+use crate::records::{folder_of, read_all};
 
 /// How tokens are chosen and when an answer ends.
 #[derive(Args)]
@@ -79,7 +79,8 @@ pub(super) struct GenerateArguments {
     /// An image file; repeat it for several.
     #[arg(long = "image", value_name = "FILE", num_args = 1.., conflicts_with = "input")]
     images: Vec<PathBuf>,
-    /// JSON lines of {"prompt", "images"} in place of one prompt; the answers are JSON lines in the same order.
+    /// JSON lines of {"prompt", "images"} in place of one prompt; the answers are JSON lines in the same order. Image paths
+    /// are relative to the file's folder.
     #[arg(long)]
     input: Option<PathBuf>,
     /// Prompts of --input that run side by side; the answers do not depend on it.
@@ -125,14 +126,14 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
         }
         return Ok(Outcome::Done);
     };
-    let lines = read_lines::<PromptLine>(input)?;
+    let (lines, folder) = (read_all::<PromptLine>(input)?, folder_of(input));
     if arguments.batch == 0 {
         return Err(Usage("--batch must be positive".into()).into());
     }
     let vila = arguments.model.load()?;
     let numbers: Vec<usize> = lines.iter().map(|(number, _)| *number).collect();
     let prompts: Vec<Prompt> =
-        lines.into_iter().map(|(_, line)| wrap(line.prompt, line.images)).collect::<Result<_, _>>()?;
+        lines.into_iter().map(|(_, line)| wrap(line.prompt, placed(&folder, line.images))).collect::<Result<_, _>>()?;
     for (numbers, prompts) in numbers.chunks(arguments.batch).zip(prompts.chunks(arguments.batch)) {
         let explain = |error: vila_model::Error| {
             format!("{} lines {} to {}: {error}", input.display(), numbers[0], numbers[numbers.len() - 1])
@@ -141,6 +142,11 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
         prompts.iter().zip(&made).try_for_each(|(prompt, made)| print_json(&answer(prompt, made)))?;
     }
     Ok(Outcome::Done)
+}
+
+/// Image paths of an input file, which start from its folder.
+pub(super) fn placed(folder: &Path, images: Vec<PathBuf>) -> Vec<PathBuf> {
+    images.into_iter().map(|image| folder.join(image)).collect()
 }
 
 fn answer(prompt: &Prompt, made: &Generation) -> serde_json::Value {

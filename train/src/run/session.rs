@@ -123,12 +123,19 @@ pub(super) fn stage_data(recipe: &Recipe, index: usize, session: &Session, share
     for name in stage.data.keys() {
         let spec = &recipe.sources[name];
         let reader: ShardReader = open_source(&recipe.out, name, spec, &session.tokenizer)?;
-        sources.push(Source { name: name.clone(), reader: Arc::new(reader), hold_out: spec.hold_out });
+        sources.push(Source {
+            name: name.clone(),
+            reader: Arc::new(reader),
+            hold_out: spec.hold_out,
+            too_long: spec.too_long.unwrap_or_default(),
+            max_tokens: spec.max_tokens,
+        });
     }
     let geometry = Geometry {
         tokens_per_image: session.carried.config.tokens_per_image(),
         max_positions: session.carried.config.llm.max_positions,
         align: if session.backend.needs_fixed_shapes() { grain(stage.capacity) } else { 1 },
+        vocabulary: session.carried.config.llm.vocab_size,
         width: session.carried.config.llm.hidden_size,
     };
     StageData::new(stage_seed(recipe, index), stage, sources, geometry, share, session.processor.clone())

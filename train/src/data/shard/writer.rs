@@ -1,9 +1,11 @@
 //! Building a shard directory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -65,6 +67,7 @@ pub struct ShardWriter {
     meta: ShardMeta,
     counts: Counts,
     skipped: BTreeMap<String, u64>,
+    largest_token: Option<u32>,
     files: Files,
     pending_bits: u8,
     by_content: HashMap<[u8; 32], ImageId>,
@@ -85,16 +88,14 @@ impl ShardWriter {
     /// Begins the shard that will be `dir`.
     ///
     /// # Errors
-    /// `dir` exists, or its parent cannot be written. A leftover of an interrupted writer is replaced.
+    /// `dir` exists, or its parent cannot be written. What interrupted writers of `dir` left is removed.
     pub fn create(dir: impl AsRef<Path>, meta: ShardMeta) -> Result<Self, ShardError> {
         let target = dir.as_ref().to_owned();
         if target.symlink_metadata().is_ok() {
             return Err(ShardError::Exists { path: target });
         }
+        remove_leftovers(&target)?;
         let partial = partial_name(&target);
-        if partial.exists() {
-            fs::remove_dir_all(&partial).map_err(io_at(&partial, "remove the leftover of an interrupted run"))?;
-        }
         fs::create_dir_all(&partial).map_err(io_at(&partial, "create it"))?;
         let open = |name| TrackedFile::create(partial.join(name));
         let files = Files {
@@ -106,12 +107,15 @@ impl ShardWriter {
             image_names: open(IMAGE_NAMES)?,
             images: open(IMAGES)?,
         };
+        // Held while the writer lives: others tell by it that this folder is no leftover.
+        let _ = files.tokens.file.get_ref().try_lock();
         Ok(Self {
             target,
             partial,
             meta,
             counts: Counts::default(),
             skipped: BTreeMap::new(),
+            largest_token: None,
             files,
             pending_bits: 0,
             by_content: HashMap::new(),
@@ -129,6 +133,18 @@ impl ShardWriter {
         if documents > 0 {
             *self.skipped.entry(reason.to_owned()).or_default() += documents;
         }
+    }
+
+    /// Says what the source of that index was, once it is read.
+    pub fn set_source(&mut self, index: u32, source: SourceFile) {
+        if let Some(slot) = self.meta.sources.get_mut(index as usize) {
+            *slot = source;
+        }
+    }
+
+    /// Gives the shard another final name in the same folder.
+    pub(crate) fn rename(&mut self, target: &Path) {
+        self.target = target.to_owned();
     }
 
     /// Stores an image, or finds the one with the same bytes.
@@ -179,6 +195,8 @@ impl ShardWriter {
         self.files.image_uses.write(bytemuck::cast_slice(sample.images))?;
         self.files.samples.write(bytemuck::bytes_of(&record))?;
         self.write_bits(sample.loss)?;
+        let largest = sample.tokens.iter().copied().filter(|&token| token != IMAGE_PLACEHOLDER).max();
+        self.largest_token = self.largest_token.max(largest);
         self.counts.samples += 1;
         self.counts.targets += targets;
         self.counts.image_uses += u64::from(record.image_count);
@@ -242,6 +260,7 @@ impl ShardWriter {
             sources: std::mem::take(&mut self.meta.sources),
             options: self.meta.options.take(),
             skipped: std::mem::take(&mut self.skipped),
+            largest_token: self.largest_token,
             files,
         };
         let path = self.partial.join(MANIFEST);
@@ -256,7 +275,13 @@ impl ShardWriter {
         if self.target.symlink_metadata().is_ok() {
             return Err(ShardError::Exists { path: self.target.clone() });
         }
-        fs::rename(&self.partial, &self.target).map_err(io_at(&self.target, "give the finished shard its name"))?;
+        match fs::rename(&self.partial, &self.target) {
+            // Another writer was faster.
+            Err(_) if self.target.symlink_metadata().is_ok() => {
+                return Err(ShardError::Exists { path: self.target.clone() });
+            }
+            renamed => renamed.map_err(io_at(&self.target, "give the finished shard its name"))?,
+        }
         self.finished = true;
         if let Some(parent) = self.target.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             sync_dir(parent)?;
@@ -304,10 +329,41 @@ impl Drop for ShardWriter {
     }
 }
 
-/// `dir/name` is built as `dir/.name.partial`.
+/// `dir/name` is built as `dir/.name.partial-PROCESS-NUMBER`, so that two writers of one shard do not meet before the end.
 fn partial_name(target: &Path) -> PathBuf {
-    let name = target.file_name().map_or_else(|| "shard".into(), |name| name.to_string_lossy());
-    target.with_file_name(format!(".{name}.partial"))
+    static WRITERS: AtomicU64 = AtomicU64::new(0);
+    let mut name = partial_prefix(target);
+    name.push(format!("-{}-{}", std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed)));
+    target.with_file_name(name)
+}
+
+fn partial_prefix(target: &Path) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or(OsStr::new("shard")));
+    name.push(".partial");
+    name
+}
+
+/// Removes unfinished folders of `target` that no living writer holds.
+fn remove_leftovers(target: &Path) -> Result<(), ShardError> {
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let prefix = partial_prefix(target);
+    let ours = |name: &OsStr| {
+        let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
+        rest.is_some_and(|rest| rest.iter().all(|&byte| byte == b'-' || byte.is_ascii_digit()))
+    };
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten().filter(|entry| ours(&entry.file_name())) {
+        let path = entry.path();
+        let tokens = File::open(path.join(TOKENS));
+        let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if folder && tokens.is_ok_and(|tokens| tokens.try_lock().is_ok()) {
+            fs::remove_dir_all(&path).map_err(io_at(&path, "remove the leftover of an interrupted run"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a rename or a new file in `dir` survive a power cut.
