@@ -271,12 +271,18 @@ impl NewFolder {
         &self.partial
     }
 
+    /// Lets the folder have another name beside the first one.
+    pub fn rename(&mut self, name: &OsStr) {
+        self.name = name.into();
+    }
+
     /// Gives the folder its name.
     ///
     /// # Errors
     /// Somebody else took the name meanwhile, or the disk refuses.
     pub fn commit(mut self) -> io::Result<()> {
         let target = self.parent.path.join(&self.name);
+        File::open(&self.partial)?.sync_all()?;
         check_free(&target)?;
         fs::rename(&self.partial, &target).map_err(explain)?;
         self.committed = true;

@@ -8,7 +8,7 @@ use vila_model::{GenerateOptions, Score, Vila, generate, score_all};
 
 use crate::Result;
 use crate::data::template::Template;
-use crate::json_lines::read_lines;
+use crate::records::{folder_of, read_all};
 
 /// One question.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,8 +37,8 @@ pub struct Question {
 
 /// Reads a question file; image paths become relative to the working directory.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut questions: Vec<Question> = read_lines(path)?.into_iter().map(|(_, question)| question).collect();
+    let folder = folder_of(path);
+    let mut questions: Vec<Question> = read_all(path)?.into_iter().map(|(_, question)| question).collect();
     let images = questions.iter_mut().flat_map(|question| &mut question.images);
     images.for_each(|image| *image = folder.join(&image));
     Ok(questions)

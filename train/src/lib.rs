@@ -17,7 +17,6 @@ pub mod evaluation;
 pub mod faults;
 #[cfg(feature = "cuda")]
 pub mod gemm_table;
-mod json_lines;
 pub mod loader;
 pub mod metrics;
 pub mod optimizer;
@@ -30,6 +29,7 @@ pub mod progress;
 pub mod quickstart;
 pub mod ranks;
 pub mod recipe;
+mod records;
 pub mod report;
 pub mod run;
 mod say;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::loader::SourceSummary;
 use crate::whole_file::{append, write_whole};
 use crate::{Error, Result, faults};
 
@@ -45,6 +46,9 @@ pub struct StepMetrics {
     /// Mean loss of held-out documents after the update, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
+    /// In the first step of a stage: sources of which records were left out or cut, with how many and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, SourceSummary>,
     /// Why the step was passed over, if it was: the next line has the same number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,

@@ -215,6 +215,7 @@ mod tests {
             validation_loss: Some(1.25),
             loss_by_source: BTreeMap::from([("pairs".into(), SourceLoss { loss: 1.75, supervised: 60 })]),
             packing: 0.5,
+            left_out: BTreeMap::new(),
             skipped: None,
         };
         let memory = BTreeMap::from([("peak".into(), 4096)]);

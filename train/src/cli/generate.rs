@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use vila_model::{Draw, GenerateOptions, Generation, Prompt, Vila};
 
 use super::model::ModelArguments;
 use super::{Failure, Outcome, Usage, path_json, print, print_json};
-use crate::json_lines::read_lines;
+use crate::records::{folder_of, read_all};
 use crate::say::say;
 
 /// How tokens are chosen and when an answer ends.
@@ -86,7 +86,8 @@ pub(super) struct GenerateArguments {
     /// An image file; repeat it for several.
     #[arg(long = "image", value_name = "FILE", num_args = 1.., conflicts_with = "input")]
     images: Vec<PathBuf>,
-    /// JSON lines of {"prompt", "images"} in place of one prompt; the answers are JSON lines in the same order.
+    /// JSON lines of {"prompt", "images"} in place of one prompt; the answers are JSON lines in the same order. Image paths
+    /// are relative to the file's folder.
     #[arg(long)]
     input: Option<PathBuf>,
     /// Answers that run side by side; they do not depend on it.
@@ -153,12 +154,12 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
         }
         return Ok(Outcome::Done);
     };
-    let lines = read_lines::<PromptLine>(input)?;
+    let (lines, folder) = (read_all::<PromptLine>(input)?, folder_of(input));
     let vila = arguments.model.load()?;
     let mut prompts: Vec<(usize, Prompt)> = Vec::new();
     for (number, line) in lines {
         // The first line draws as a prompt alone.
-        let prompt = wrap(line.prompt, line.images, number.saturating_sub(1) as u64)
+        let prompt = wrap(line.prompt, placed(&folder, line.images), number.saturating_sub(1) as u64)
             .map_err(|error| format!("{} line {number}: {error}", input.display()))?;
         prompts.extend(samples(prompt).map(|prompt| (number, prompt)));
     }
@@ -171,6 +172,11 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
         prompts.iter().zip(&made).try_for_each(|(prompt, made)| print_json(&answer(prompt, made)))?;
     }
     Ok(Outcome::Done)
+}
+
+/// Image paths of an input file, which start from its folder.
+pub(super) fn placed(folder: &Path, images: Vec<PathBuf>) -> Vec<PathBuf> {
+    images.into_iter().map(|image| folder.join(image)).collect()
 }
 
 fn answer(prompt: &Prompt, made: &Generation) -> serde_json::Value {

@@ -9,6 +9,8 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::loader::SourceSummary;
+
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
@@ -76,6 +78,8 @@ pub(super) struct Step {
     #[serde(default)]
     pub loss_by_source: BTreeMap<String, SourceLoss>,
     pub packing: Option<f64>,
+    #[serde(default)]
+    pub left_out: BTreeMap<String, SourceSummary>,
     pub skipped: Option<String>,
 }
 

@@ -8,12 +8,12 @@ use vila_files::OwnFolder;
 
 use super::samples;
 use crate::metrics::METRICS;
+use crate::sources::SHARDS;
 use crate::{Error, Result, checkpoint, profile, report, tensorboard};
 
 /// Holds the hash of the recipe that a folder belongs to.
 pub(super) const CLAIM: &str = "recipe.hash";
 const LOCK: &str = ".lock";
-const SHARDS: &str = "shards";
 
 /// A run's folder that no other process uses meanwhile.
 pub(crate) struct RunFolder {

@@ -7,6 +7,7 @@ use super::samples;
 use super::stage::StageRunner;
 use crate::Result;
 use crate::checkpoint::{StageReport, TrainerState};
+use crate::loader::StageData;
 use crate::metrics::{MetricsFile, StepMetrics, WallMetrics};
 use crate::progress::Progress;
 use crate::tensorboard::EventFile;
@@ -20,14 +21,20 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn open(runner: &StageRunner, state: &TrainerState) -> Result<Self> {
+    pub(super) fn open(runner: &StageRunner, state: &TrainerState, data: &StageData) -> Result<Self> {
         samples::rewind(&runner.recipe.out, state.global_step)?;
-        Ok(Log {
+        let log = Log {
             metrics: MetricsFile::open(&runner.recipe.out, state.global_step)?,
             events: EventFile::open(&runner.recipe.out)?,
             progress: (!runner.options.quiet)
                 .then(|| Progress::new(&runner.stage.name, state.step, runner.stage.steps)),
-        })
+        };
+        for (name, summary) in data.summaries() {
+            if let Some(progress) = &log.progress {
+                progress.say(&format!("{} source {name}: {summary}", runner.stage.name));
+            }
+        }
+        Ok(log)
     }
 
     pub(super) fn write(

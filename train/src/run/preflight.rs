@@ -31,7 +31,7 @@ pub(super) fn check_names(recipe: &Recipe, first: usize) -> Result<()> {
             let spec = &recipe.sources[name];
             // What the options lack is said with the source's name.
             let options = spec.shard.is_some().then_some(Ok(()));
-            options.unwrap_or_else(|| ingest_options(name, spec, &recipe.out).map(drop)).map_err(in_stage(stage))?;
+            options.unwrap_or_else(|| ingest_options(name, spec).map(drop)).map_err(in_stage(stage))?;
             check_paths(spec).map_err(of_source(stage, name))?;
         }
     }
@@ -124,7 +124,14 @@ impl Opened {
     }
 
     fn source(&self, recipe: &Recipe, name: &str) -> Source {
-        Source { name: name.into(), reader: Arc::clone(&self.reader), hold_out: recipe.sources[name].hold_out }
+        let spec = &recipe.sources[name];
+        Source {
+            name: name.into(),
+            reader: Arc::clone(&self.reader),
+            hold_out: spec.hold_out,
+            too_long: spec.too_long.unwrap_or_default(),
+            max_tokens: spec.max_tokens,
+        }
     }
 
     /// A document for a message.

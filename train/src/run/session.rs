@@ -167,6 +167,7 @@ pub(super) fn stage_data(
         tokens_per_image: session.carried.config.tokens_per_image(),
         max_positions: session.carried.config.llm.max_positions,
         align: if session.backend.needs_fixed_shapes() { grain(stage.capacity) } else { 1 },
+        vocabulary: session.carried.config.llm.vocab_size,
         width: session.carried.config.llm.hidden_size,
     };
     StageData::new(stage_seed(recipe, index), stage, sources, geometry, share, session.processor.clone())

@@ -132,7 +132,7 @@ impl StageRunner<'_> {
         }
         let course = Course {
             held_out: if self.stage.validate_every > 0 { data.held_out()? } else { None },
-            log: self.first().then(|| Log::open(self, state)).transpose()?,
+            log: self.first().then(|| Log::open(self, state, &data)).transpose()?,
             guard: Guard::new(self.recipe),
             training,
             data: &data,
@@ -250,6 +250,7 @@ impl StageRunner<'_> {
             micro_batches: step.micro_batches,
             packing: step.tokens as f64 / step.positions.max(1) as f64,
             validation_loss,
+            left_out: if state.step + passed_over == 1 { course.data.left_out() } else { BTreeMap::new() },
             skipped,
         };
         let wall = WallMetrics {

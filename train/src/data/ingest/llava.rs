@@ -4,21 +4,22 @@ use serde::Deserialize;
 
 use super::super::template::{Exchange, Template};
 use super::super::tokens::IMAGE_MARK;
-use super::document::{Document, DocumentEnd};
+use super::document::{Document, DocumentEnd, Parsed};
 use super::error::Problem;
+use super::media::Names;
+
+/// Key under which greetings before the first question are counted: they answer nothing.
+const FIRST_ANSWER: &str = "first_answer_dropped";
+/// Key under which last questions are counted that nobody answers.
+const LAST_QUESTION: &str = "last_question_dropped";
 
 /// The fields that matter of one object.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {
-    image: Option<OneOrMany>,
+    image: Option<Names>,
+    images: Option<Names>,
+    system: Option<String>,
     conversations: Vec<Turn>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -34,13 +35,13 @@ enum Speaker {
 }
 
 /// The conversation under `template`; the answers and their ends are learned.
-pub(super) fn document(record: Record, template: &Template) -> Result<Document, Problem> {
-    let images = match record.image {
-        None => Vec::new(),
-        Some(OneOrMany::One(image)) => vec![image],
-        Some(OneOrMany::Many(images)) => images,
-    };
-    let mut exchanges = exchanges(record.conversations)?;
+pub(super) fn parse(record: Record, template: &Template) -> Result<Parsed, Problem> {
+    let images = Names::of(record.image, record.images)?;
+    let mut turns = record.conversations;
+    let system = own_system(record.system, &mut turns)?;
+    let own = system.map(|system| template.clone().with_system(system));
+    let template = own.as_ref().unwrap_or(template);
+    let (mut exchanges, notes) = exchanges(turns)?;
     if exchanges.is_empty() {
         return Err(Problem::NoTarget);
     }
@@ -53,13 +54,26 @@ pub(super) fn document(record: Record, template: &Template) -> Result<Document, 
     if marks != images.len() {
         return Err(Problem::CountMismatch { marks, images: images.len() });
     }
-    Ok(Document { text: rendered.text, trained: rendered.trained, end: DocumentEnd::Open, images })
+    let document = Document { text: rendered.text, trained: rendered.trained, end: DocumentEnd::Open, images };
+    Ok(Parsed { notes, ..document.into() })
 }
 
-/// Pairs up the turns. A first turn that is not the user's is dropped, as is a last question without an answer.
-fn exchanges(turns: Vec<Turn>) -> Result<Vec<Exchange>, Problem> {
+/// The record's own system prompt: its field `system`, or a first turn by `system`. Empty ones are none.
+fn own_system(field: Option<String>, turns: &mut Vec<Turn>) -> Result<Option<String>, Problem> {
+    let turn = turns.first().is_some_and(|turn| turn.from == "system").then(|| turns.remove(0).value);
+    let [field, turn] = [field, turn].map(|system| system.filter(|system| !system.trim().is_empty()));
+    match (field, turn) {
+        (Some(field), Some(turn)) if field != turn => {
+            Err(Problem::TwoFields { fields: ["system", "conversations[0]"] })
+        }
+        (field, turn) => Ok(field.or(turn)),
+    }
+}
+
+/// Pairs up the turns. A first turn that is the assistant's is dropped, as is a last question without an answer.
+fn exchanges(turns: Vec<Turn>) -> Result<(Vec<Exchange>, Vec<&'static str>), Problem> {
     let mut exchanges = Vec::with_capacity(turns.len() / 2);
-    let mut open: Option<String> = None;
+    let (mut open, mut notes): (Option<String>, _) = (None, Vec::new());
     for (index, turn) in turns.into_iter().enumerate() {
         let expected = if open.is_none() { Speaker::Human } else { Speaker::Assistant };
         match (speaker(&turn.from), expected) {
@@ -68,14 +82,15 @@ fn exchanges(turns: Vec<Turn>) -> Result<Vec<Exchange>, Problem> {
                 let question = open.take().unwrap_or_default();
                 exchanges.push(Exchange { question, answer: turn.value });
             }
-            _ if index == 0 => {}
+            (Some(Speaker::Assistant), Speaker::Human) if index == 0 => notes.push(FIRST_ANSWER),
             (_, expected) => {
                 let expected = if expected == Speaker::Human { "human" } else { "gpt" };
                 return Err(Problem::Roles { turn: index + 1, found: turn.from, expected });
             }
         }
     }
-    Ok(exchanges)
+    notes.extend(open.map(|_| LAST_QUESTION));
+    Ok((exchanges, notes))
 }
 
 fn speaker(name: &str) -> Option<Speaker> {
@@ -125,7 +140,7 @@ mod tests {
     use super::*;
 
     fn made(json: &str, template: &str) -> Result<Document, Problem> {
-        document(serde_json::from_str(json)?, &Template::named(template).unwrap())
+        parse(serde_json::from_str(json)?, &Template::named(template).unwrap())?.documents.remove(0)
     }
 
     fn talk(image: &str, turns: &[(&str, &str)]) -> String {
@@ -178,6 +193,33 @@ mod tests {
         assert!(made(&led, "vicuna_v1_nosys").is_ok_and(|document| document.text == " USER: a ASSISTANT: b</s>"));
         assert!(matches!(made(&talk("null", &[("human", "a")]), "v1"), Err(Problem::NoTarget)));
         assert!(matches!(made(&talk("null", &[]), "v1"), Err(Problem::NoTarget)));
+    }
+
+    #[test]
+    fn a_record_may_bring_its_system_prompt() {
+        let turn = talk("null", &[("system", "Be kind."), ("human", "a"), ("gpt", "b")]);
+        let field = talk("null", &[("human", "a"), ("gpt", "b")]).replacen('{', r#"{"system": "Be kind.", "#, 1);
+        for json in [turn.clone(), field, turn.replacen('{', r#"{"system": "Be kind.", "#, 1)] {
+            assert!(
+                made(&json, "vicuna_v1").is_ok_and(|made| made.text == "Be kind. USER: a ASSISTANT: b</s>"),
+                "{json}"
+            );
+        }
+        let two = turn.replacen('{', r#"{"system": "Be cruel.", "#, 1);
+        assert!(matches!(made(&two, "v1"), Err(Problem::TwoFields { .. })));
+        let empty = talk("null", &[("system", ""), ("human", "a"), ("gpt", "b")]);
+        assert!(made(&empty, "vicuna_v1").is_ok_and(|made| made.text.starts_with("A chat between")));
+        let late = talk("null", &[("human", "a"), ("gpt", "b"), ("system", "c")]);
+        assert!(matches!(made(&late, "v1"), Err(Problem::Roles { turn: 3, .. })));
+        let foreign = talk("null", &[("tool", "x"), ("human", "a"), ("gpt", "b")]);
+        assert!(matches!(made(&foreign, "v1"), Err(Problem::Roles { turn: 1, .. })));
+    }
+
+    #[test]
+    fn what_is_dropped_is_noted() {
+        let led = talk("null", &[("gpt", "hello"), ("human", "a"), ("gpt", "b"), ("human", "c")]);
+        let parsed = parse(serde_json::from_str(&led).unwrap(), &Template::named("v1").unwrap()).unwrap();
+        assert_eq!(parsed.notes, [FIRST_ANSWER, LAST_QUESTION]);
     }
 
     #[test]
