@@ -13,7 +13,7 @@ use vila_train::data::ingest::{Format, FormatOptions, IngestOptions, ingest};
 use vila_train::data::shard::ShardReader;
 
 /// What templates end turns with, and what texts begin with.
-const SPECIAL: [&str; 9] = [
+const SPECIAL: [&str; 10] = [
     "<unk>",
     "<s>",
     "</s>",
@@ -23,8 +23,8 @@ const SPECIAL: [&str; 9] = [
     "<|start_header_id|>",
     "<|end_header_id|>",
     "<|im_end|>",
+    "<|im_start|>",
 ];
-const LATER: [&str; 1] = ["<|im_start|>"];
 
 fn scratch(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("regressions-prompts").join(name);
@@ -48,12 +48,13 @@ fn sentencepiece(dir: &Path, model: &str, legacy: bool) -> PathBuf {
     std::fs::create_dir_all(dir).expect("create");
     let path = dir.join("tokenizer.model");
     std::fs::copy(fixtures().join("sentencepiece").join(model), &path).expect("copy");
-    let bare = Tokenizer::from_file(&path).expect("model");
-    let missing = SPECIAL.iter().chain(&LATER).filter(|token| bare.token_id(token).is_none());
+    let bare = Tokenizer::from_bytes(std::fs::read(&path).expect("model"), &path).expect("model");
+    let missing: Vec<&str> = SPECIAL.into_iter().filter(|token| bare.token_id(token).is_none()).collect();
     let added: Map<String, Value> =
-        (bare.vocab_size()..).zip(missing).map(|(id, token)| (token.to_string(), json!(id))).collect();
+        (bare.vocab_size()..).zip(&missing).map(|(id, token)| (token.to_string(), json!(id))).collect();
     save(&dir.join("added_tokens.json"), &Value::Object(added));
-    save(&dir.join("tokenizer_config.json"), &json!({"tokenizer_class": "LlamaTokenizer", "legacy": legacy}));
+    let config = json!({"tokenizer_class": "LlamaTokenizer", "legacy": legacy, "additional_special_tokens": missing});
+    save(&dir.join("tokenizer_config.json"), &config);
     path
 }
 
@@ -100,7 +101,7 @@ fn byte_level(dir: &Path, pre_tokenizer: &Value, post_processor: &Value) -> Path
         json!({"id": id, "content": content, "special": true, "normalized": false,
                "single_word": false, "lstrip": false, "rstrip": false})
     };
-    let added: Vec<Value> = (entries.len()..).zip(SPECIAL.iter().chain(&LATER)).map(token).collect();
+    let added: Vec<Value> = (entries.len()..).zip(&SPECIAL).map(token).collect();
     let merges: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
     let path = dir.join("tokenizer.json");
     let file = json!({
@@ -428,4 +429,43 @@ fn score_joins_pieces() {
     assert!(vila.tokenizer.decode(&parted.tokens).expect("text").ends_with("ts on"));
     let all = vila_model::score_all(&vila, prompt, &[continuation.into(), " a".into()], &[]).expect("scores");
     assert_eq!(all[0], score);
+}
+
+/// `tests/scripts/make_masks.py` states what LLaVA's and VILA 1.5's functions learn.
+#[test]
+fn masks_of_the_released_functions() {
+    let dir = scratch("released");
+    let rows = std::fs::read_to_string(fixtures().join("templates/released.jsonl")).expect("goldens");
+    let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).expect("golden")).collect();
+    let with_start = sentencepiece(&dir.join("start"), "bpe-llama.model", false);
+    let without = sentencepiece(&dir.join("none"), "bpe-llama.model", false);
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(without.with_file_name("tokenizer_config.json")).expect("file"))
+            .expect("json");
+    config["add_bos_token"] = json!(false);
+    save(&without.with_file_name("tokenizer_config.json"), &config);
+    for name in ["vicuna_v1", "llava_llama_2", "mistral:compat", "hermes-2", "llama_3:compat", "plain"] {
+        let rows: Vec<&Value> = rows.iter().filter(|row| row["template"] == name).collect();
+        assert!(!rows.is_empty(), "{name}");
+        let path = if rows[0]["start"] == true { &with_start } else { &without };
+        let tokenizer = IngestTokenizer::from_file(path).expect("tokenizer");
+        let text = |value: &Value| value.as_str().expect("text").to_string();
+        let turns = |row: &&Value| -> Vec<Exchange> {
+            let turns = row["turns"].as_array().expect("turns").iter();
+            turns.map(|turn| exchange(&text(&turn[0]), &text(&turn[1]))).collect()
+        };
+        let all: Vec<Vec<Exchange>> = rows.iter().map(turns).collect();
+        for (row, (ids, loss)) in rows.iter().zip(ingested(&dir, &tokenizer, name, &all)) {
+            let ids: Vec<i64> =
+                ids.into_iter().map(|id| if id == vila_engine::NO_ROW { -200 } else { id.into() }).collect();
+            assert_eq!(json!(ids), row["ids"], "{name} {}", row["turns"]);
+            let learned: Vec<usize> = (0..ids.len()).filter(|&at| loss[at]).collect();
+            let released = row["learned"].as_array().expect("indices").iter();
+            let released: Vec<usize> = released.map(|at| at.as_u64().expect("index") as usize).collect();
+            // Of Mistral's prompts the released function also learns the bracket that ends them.
+            let bracket = |at: &usize| name == "mistral:compat" && !released.contains(&(at - 1));
+            let released: Vec<usize> = released.iter().copied().filter(|at| !bracket(at)).collect();
+            assert_eq!(learned, released, "{name} {}", row["turns"]);
+        }
+    }
 }

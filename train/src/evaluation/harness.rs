@@ -58,10 +58,7 @@ impl Answerer for Vila {
     }
 
     fn letters(&self, prompt: &str) -> Result<[f64; 4]> {
-        // Some tokenizers put the space before a word into its token, some add it to a text's first word by themselves.
-        let (whole, alone) = (self.tokenizer.encode("Answer: A")?, self.tokenizer.encode("A")?);
-        let space = if whole.ends_with(&alone) { "" } else { " " };
-        let letters = ["A", "B", "C", "D"].map(|letter| format!("{space}{letter}"));
+        let letters = ["A", "B", "C", "D"].map(|letter| format!(" {letter}"));
         let mut logprobs = [0.0; 4];
         for (logprob, score) in logprobs.iter_mut().zip(vila_model::score_all(self, prompt, &letters, &[])?) {
             *logprob = score.logprob;
