@@ -215,7 +215,7 @@ impl ImageProcessor {
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Vec<f32>, ImageError> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        match fs::read(path) {
+        match vila_files::read(path, vila_files::MAX_IMAGE) {
             Ok(bytes) => self.decode_and_process(&bytes, &name),
             Err(source) => Err(ImageError::Read { name, source }),
         }

@@ -7,6 +7,8 @@
 mod document;
 mod encode;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod images;
 mod llava;
 mod media;
@@ -22,5 +24,5 @@ pub use encode::{Encoded, encode_document};
 pub(crate) use error::{CUT_LEAVES_NO_ANSWER, TOO_LONG};
 pub use error::{IngestError, Offender, Place, Problem};
 pub use options::{Format, FormatOptions, IngestOptions, Layout, LossScope, OnError, OptionError, TokenLimit, TooLong};
-pub(crate) use run::{cached, is_partial};
 pub use run::{IngestReport, cache_key, ingest, ingest_cached};
+pub(crate) use run::{cached, is_partial};
