@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use vila_autograd::{ParamPart, ParamSpec, ParamStore};
 use vila_engine::{Backend, DType, MappedBytes, Tensor};
 
 use crate::config::{Layout, VilaConfig};
+use crate::finite::first_not_finite;
 use crate::llava::{self, Tower};
 use crate::lora;
 use crate::torch_file::{self, FileTensor};
@@ -52,6 +52,22 @@ pub struct RawTensor {
     pub data: Vec<u8>,
 }
 
+impl RawTensor {
+    /// Index and value of the first element that is NaN or infinite, of a float tensor.
+    pub fn first_not_finite(&self) -> Option<(usize, f32)> {
+        let width = self.dtype.bitsize() / 8;
+        let chunk = FINITE_CHUNK * width.max(1);
+        self.data.chunks(chunk).enumerate().find_map(|(place, bytes)| {
+            let values = floats(self.dtype, bytes)?;
+            let at = first_not_finite(&values)?;
+            Some((place * FINITE_CHUNK + at, values[at]))
+        })
+    }
+}
+
+/// Elements that are widened at once to look at them.
+const FINITE_CHUNK: usize = 1 << 14;
+
 struct Entry {
     file: usize,
     tensor: FileTensor,
@@ -60,7 +76,7 @@ struct Entry {
 /// A mapped file.
 struct WeightFile {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: Arc<vila_files::Map>,
 }
 
 /// The tensors of a checkpoint directory, by canonical name; files are mapped, not read.
@@ -142,10 +158,7 @@ impl Checkpoint {
 
     /// Adds the tensors of a file for which there is a new name; returns their names in the file.
     fn add_file(&mut self, path: PathBuf, rename: &impl Fn(&str) -> Option<String>) -> Result<BTreeSet<String>> {
-        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
-        // SAFETY: the map is read-only; weight files are replaced by renaming, never changed in place, so the pages
-        // stay as they were opened.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
+        let map = vila_files::map(&path).map_err(Error::io(&path))?;
         let tensors = parse(&path, &map)?;
         self.files.push(WeightFile { path, map: Arc::new(map) });
         let mut names = BTreeSet::new();
@@ -234,7 +247,7 @@ impl Checkpoint {
             _ => return None,
         };
         let (&rows, row_shape) = part.shape.split_first().filter(|(_, row_shape)| !row_shape.is_empty())?;
-        let owner: Arc<Mmap> = Arc::clone(&self.files.get(*file)?.map);
+        let owner: Arc<vila_files::Map> = Arc::clone(&self.files.get(*file)?.map);
         backend.map(MappedBytes::new(owner, tensor.bytes.clone())?, dtype, rows, row_shape.iter().product())
     }
 
@@ -276,12 +289,29 @@ impl Checkpoint {
                     path: self.dir.clone(),
                     problems: format!("  unusable: {}", part.name),
                 })?;
+                self.check_finite(&part.name, &part_values)?;
                 values.extend(part_values);
             }
             store.set(backend, id, &values)?;
         }
         let unused = self.entries.keys().filter(|name| !used.contains(name.as_str()));
         Ok(unused.filter_map(|name| Some((name.clone(), self.raw(name)?))).collect())
+    }
+
+    /// That every value of a tensor is a number.
+    ///
+    /// # Errors
+    /// [`Error::NotFiniteWeight`] names the file and the tensor.
+    pub(crate) fn check_finite(&self, name: &str, values: &[f32]) -> Result<()> {
+        first_not_finite(values).map_or(Ok(()), |at| Err(self.not_finite(name, at, values[at])))
+    }
+
+    /// The error for a value of a tensor that is no number.
+    pub(crate) fn not_finite(&self, name: &str, index: usize, value: f32) -> Error {
+        let entry = self.entries.get(name);
+        let path = entry.and_then(|entry| self.files.get(entry.file)).map_or(&self.dir, |file| &file.path);
+        let name = entry.map_or(name, |entry| &entry.tensor.name);
+        Error::NotFiniteWeight { path: path.clone(), name: name.into(), index, value }
     }
 
     /// Why the stored tensor cannot be this part of the model.

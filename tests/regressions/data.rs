@@ -14,12 +14,12 @@ use vila_train::data::cli;
 use vila_train::data::ingest::{Format, IngestOptions, TooLong, ingest_cached};
 use vila_train::data::shard::{ImageBlob, ImageId, Sample, ShardMeta, ShardReader, ShardWriter, SourceFile};
 use vila_train::data::tokens::{Span, Tokenize, TokenizeError};
-use vila_train::loader::{Geometry, Share, Source, SourceSummary, StageData};
+use vila_train::loader::{Geometry, Share, Source, StageData};
 use vila_train::recipe::{Recipe, SourceSpec, StageSpec};
 use vila_train::sources::open_source;
 
 use crate::child::command;
-use crate::training::scratch;
+use crate::training::{scratch, world};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -184,8 +184,32 @@ fn skipped_unsaid() {
     let data = staged("skipped-unsaid", &[vec![7; 12], vec![7; 12]], TooLong::Cut, 0, 100).expect("stage");
     let (_, summary) = data.summaries().next().expect("source");
     assert_eq!(summary.to_string(), "2 documents, 3 records skipped (missing image: 3), 0 cut");
-    let left_out: BTreeMap<String, SourceSummary> = data.left_out();
-    assert!(!left_out["talk"].is_whole());
+    // The run's log, its metrics and its report say it.
+    let (dir, world) = (scratch("skipped-run"), world());
+    let good = std::fs::read_to_string(world.join("text.jsonl")).expect("text");
+    std::fs::write(dir.join("own.jsonl"), good + "not json\n{\"text\": \"\"}\n").expect("own");
+    let recipe = format!(
+        "out = \"run\"\n[model]\ntokenizer = \"{}/tokenizer.json\"\nprojector = \"mlp_downsample\"\n\
+         llm = {{ hidden_size = 32, intermediate_size = 48, layers = 1, heads = 2, kv_heads = 1, max_positions = 256 }}\n\
+         vision = {{ family = \"clip\", hidden_size = 16, intermediate_size = 32, layers = 2, heads = 2, image_size = 16, patch_size = 4 }}\n\
+         [sources.own]\nformat = \"text\"\ninput = [\"own.jsonl\"]\non_error = \"skip\"\nmax_tokens = 9\n\
+         [[stage]]\nname = \"text\"\ntrain = [\"llm\"]\ndata = {{ own = 1.0 }}\nsteps = 2\ndocuments = 4\ncapacity = 64\nlr = 1e-3\n",
+        world.display()
+    );
+    std::fs::write(dir.join("recipe.toml"), recipe).expect("recipe");
+    let ended = command(&["train", "recipe.toml"]).current_dir(&dir).output().expect("vila");
+    let log = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success(), "{log}");
+    let said = "2 records skipped (empty document: 1, invalid record: 1)";
+    assert!(log.contains("text source own: ") && log.contains(said) && log.contains("cut (cut to fit: "), "{log}");
+    let metrics = std::fs::read_to_string(dir.join("run/metrics.jsonl")).expect("metrics");
+    let steps: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(steps[0]["step"]["left_out"]["own"]["skipped"], json!({"empty_document": 1, "invalid_record": 1}));
+    assert!(steps[0]["step"]["left_out"]["own"]["cut"]["cut_to_fit"].as_u64() > Some(0));
+    assert!(steps.len() == 2 && steps[1]["step"].get("left_out").is_none());
+    let ended = command(&["report", "run"]).current_dir(&dir).output().expect("vila");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(std::fs::read_to_string(dir.join("run/report.html")).expect("report").contains(said));
 }
 
 #[test]

@@ -73,7 +73,8 @@ pub fn answer(vila: &Vila, template: &Template, questions: &[Question]) -> Resul
             } else {
                 (question.prompt.clone(), vila.tokenizer.encode(&question.answer)?.len())
             };
-            let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+            let stop = template.stop().filter(|_| question.template).map(String::from).into_iter().collect();
+            let options = GenerateOptions { max_new_tokens, stop, ..GenerateOptions::default() };
             let made = generate(vila, &prompt, &question.images, &options)?;
             Ok(Answer { question: question.clone(), said: made.text.trim().to_string() })
         })

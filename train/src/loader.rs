@@ -13,6 +13,7 @@ use vila_autograd::{ParamStore, Tape};
 use vila_engine::Backend;
 use vila_model::batch::expanded_len;
 use vila_model::image::ImageProcessor;
+use vila_model::template::Template;
 use vila_model::{Document, Images, PackedBatch, VilaModel};
 
 use crate::data::ingest::{self, TokenLimit, TooLong};
@@ -329,6 +330,12 @@ impl StageData {
         Ok(())
     }
 
+    /// For each source its name, and the SHA-256 of the lengths and hashes of its shard's files.
+    pub fn source_hashes(&self) -> impl Iterator<Item = (&str, String)> {
+        let hash = |source: &Source| hex(&Sha256::digest(format!("{:?}", source.reader.manifest().files)));
+        self.sources.iter().map(move |Fitted { source, .. }| (source.name.as_str(), hash(source)))
+    }
+
     /// SHA-256 over the names, lengths and hashes of the shards behind the stage, in hexadecimal.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
@@ -357,6 +364,23 @@ impl StageData {
         self.sources.iter().map(|fitted| (fitted.source.name.as_str(), &fitted.summary))
     }
 
+    /// Sources of conversations, and their templates. Captions (`plain`) show no question: nobody talks like that.
+    pub(crate) fn templates(&self) -> Vec<(&str, Template)> {
+        let template = |source: &Source| {
+            let options = &source.reader.manifest().options;
+            let text = |key: &str| options.get(key).and_then(serde_json::Value::as_str);
+            let template = Template::named(text("template")?).ok().filter(|template| !template.is_plain())?;
+            Some(match text("system") {
+                Some(system) => template.with_system(system),
+                None => template,
+            })
+        };
+        self.sources
+            .iter()
+            .filter_map(|Fitted { source, .. }| Some((source.name.as_str(), template(source)?)))
+            .collect()
+    }
+
     /// The data of group `index` of the stage, from 0.
     ///
     /// # Errors
@@ -365,17 +389,39 @@ impl StageData {
         let picks = self.order.range(index * self.documents, self.documents);
         let mut step = self.pack(&picks)?;
         step.group = index + 1;
-        if step.supervised == 0 {
-            return Err(Error::Data(format!(
-                "stage {}, step {group} (as groups of documents count): none of its {} documents has a supervised token ({}); raise `documents`, add {group} to \
-                 the stage's `omit`, or check the loss masks with `vila data show`",
-                self.stage,
-                picks.len(),
-                self.describe(&picks)?,
-                group = index + 1
-            )));
+        if step.supervised == 0 { Err(self.unsupervised(index, &picks)?) } else { Ok(step) }
+    }
+
+    fn unsupervised(&self, index: u64, picks: &[Pick]) -> Result<Error> {
+        Ok(Error::Data(format!(
+            "stage {}, step {group} (as groups of documents count): none of its {} documents has a supervised token ({}); raise \
+             `documents`, add {group} to the stage's `omit`, or check the loss masks with `vila data show`",
+            self.stage,
+            picks.len(),
+            self.describe(picks)?,
+            group = index + 1
+        )))
+    }
+
+    /// Looks for a step without supervised token among those that `count` steps from the `start`-th group on will take.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names the first and its documents.
+    pub fn check_supervised(&self, start: u64, count: u64) -> Result<()> {
+        for index in self.groups(start, count) {
+            let picks = self.order.range(index * self.documents, self.documents);
+            let supervised = |pick: &Pick| Ok(self.sources[pick.source].shape(pick.document)?.supervised);
+            let counts = picks.iter().map(supervised).collect::<Result<Vec<usize>>>()?;
+            if counts.iter().all(|&count| count == 0) {
+                return Err(self.unsupervised(index, &picks)?);
+            }
         }
-        Ok(step)
+        Ok(())
+    }
+
+    /// `count` groups from the `start`-th on, without those left out.
+    fn groups(&self, start: u64, count: u64) -> impl Iterator<Item = u64> + Clone {
+        (start..).filter(|group| !self.omit.contains(&(group + 1))).take(count as usize)
     }
 
     /// The documents kept for validation, packed; nothing if there are none.
@@ -456,7 +502,7 @@ impl StageData {
         count: u64,
         workers: usize,
     ) -> Steps<'scope> {
-        let groups = (start..).filter(|group| !self.omit.contains(&(group + 1))).take(count as usize);
+        let groups = self.groups(start, count);
         let ahead = (0..workers).map(|worker| {
             // The receiver goes away when the run stops early.
             let (sender, receiver) = sync_channel(1);

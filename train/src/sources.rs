@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use vila_files::OwnFolder;
 use vila_model::tokenizer::Tokenizer;
 
 use crate::data::IngestTokenizer;
@@ -20,7 +21,7 @@ pub fn open_source(out: &Path, name: &str, spec: &SourceSpec, tokenizer: &Tokeni
         None => {
             let options = ingest_options(name, spec)?;
             let folder = out.join(SHARDS);
-            std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            OwnFolder::create(out).and_then(|out| out.folder(SHARDS)).map_err(Error::io(&folder))?;
             ShardReader::open(ingest_cached(&options, &folder, name, &IngestTokenizer::new(tokenizer.clone())?)?)?
         }
     };
@@ -29,7 +30,7 @@ pub fn open_source(out: &Path, name: &str, spec: &SourceSpec, tokenizer: &Tokeni
 }
 
 /// Folder of the shards that a run makes, below its own.
-const SHARDS: &str = "shards";
+pub(crate) const SHARDS: &str = "shards";
 
 /// As [`open_source`], if the shard is there already: nothing is ingested.
 ///
@@ -54,8 +55,12 @@ pub fn find_source(
     dir.filter(|dir| dir.exists()).map(|dir| Ok(ShardReader::open(dir)?)).transpose()
 }
 
-/// How raw data is ingested. Lengths are no part of it: they are a matter of the stage that reads the shard.
-fn ingest_options(name: &str, spec: &SourceSpec) -> Result<IngestOptions> {
+/// How raw data is ingested, into a folder that is still open. Lengths are no part of it: they are a matter of the stage that
+/// reads the shard.
+///
+/// # Errors
+/// Options that do not exist or do not fit the format.
+pub(crate) fn ingest_options(name: &str, spec: &SourceSpec) -> Result<IngestOptions> {
     let explain = |problem: String| Error::Data(format!("source `{name}`: {problem}"));
     let format_options = FormatOptions {
         template: spec.template.as_deref(),

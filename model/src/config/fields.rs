@@ -16,7 +16,7 @@ pub(crate) struct Fields {
 
 impl Fields {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = vila_files::read_to_string(path, vila_files::MAX_CONFIG).map_err(Error::io(path))?;
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| Error::format(path, format!("not valid JSON: {error}; restore the file")))?;
         Self::from_value(path, value).ok_or_else(|| Error::format(path, "expected a JSON object at the top level"))

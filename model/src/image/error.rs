@@ -9,7 +9,7 @@ use super::decode::ImageFormat;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file could not be read at all.
-    #[error("image {name}: cannot be read: {source}; check that the path exists and is readable")]
+    #[error("image {name}: cannot be read: {source}")]
     Read {
         /// Name of the image.
         name: String,

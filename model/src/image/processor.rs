@@ -1,6 +1,5 @@
 //! The image processor: one configuration, from a file to normalised planes.
 
-use std::fs;
 use std::path::Path;
 
 use image::RgbImage;
@@ -103,7 +102,8 @@ impl ImageProcessor {
     /// The file is missing, is not JSON, or asks for something unsupported; the field is named.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ProcessorError> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path).map_err(|source| ProcessorError::Read { path: path.to_owned(), source })?;
+        let text = vila_files::read_to_string(path, vila_files::MAX_CONFIG)
+            .map_err(|source| ProcessorError::Read { path: path.to_owned(), source })?;
         let file = path.display().to_string();
         let config =
             serde_json::from_str(&text).map_err(|source| ProcessorError::Json { file: file.clone(), source })?;

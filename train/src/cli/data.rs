@@ -136,6 +136,8 @@ fn run_ingest(arguments: IngestArguments) -> Result<(), Failure> {
         on_error,
         ..IngestOptions::new(format, arguments.input, arguments.out)
     };
-    let report = ingest(&options, &IngestTokenizer::from_file(&arguments.tokenizer)?)?;
+    let tokenizer = IngestTokenizer::from_file(&arguments.tokenizer)?;
+    crate::stop::listen()?;
+    let report = ingest(&options, &tokenizer).map_err(crate::Error::from)?;
     if arguments.json { print_json(&ingest_json(&report)) } else { print(&ingest_text(&report)) }
 }

@@ -1,9 +1,12 @@
 //! Tables of values between tabs or commas, with quotes where a value has the separator, quotes or newlines.
 
+use std::fmt::Display;
+use std::io::{self, Cursor, Read};
 use std::path::Path;
 
-use calamine::{Data, Reader, Xlsx, XlsxError, open_workbook};
+use calamine::{Data, Reader, Xlsx, XlsxError};
 use serde_json::{Map, Value};
+use zip::ZipArchive;
 
 use super::files::{Record, read_text};
 use crate::{Error, Result};
@@ -50,13 +53,73 @@ pub fn read_table(path: &Path, separator: char) -> Result<Vec<Record>> {
     records(path, read_rows(path, separator)?)
 }
 
+/// Most bytes of a workbook, of its unpacked parts, and of the texts of its cells.
+const MAX_WORKBOOK: u64 = 128 << 20;
+/// Most places of a sheet between its first and last used cell.
+const MAX_CELLS: usize = 4 << 20;
+
 /// Reads the first sheet of a workbook (`.xlsx`), as [`read_table`] reads a text.
 pub fn read_workbook(path: &Path) -> Result<Vec<Record>> {
-    let explain = |problem: String| Error::Data(format!("{}: {problem}; is it a whole .xlsx file?", path.display()));
-    let mut workbook: Xlsx<_> = open_workbook(path).map_err(|error: XlsxError| explain(error.to_string()))?;
-    let sheet = workbook.worksheet_range_at(0).ok_or_else(|| explain("there is no sheet".into()))?;
-    let sheet = sheet.map_err(|error| explain(error.to_string()))?;
-    records(path, sheet.rows().map(|row| row.iter().map(Data::to_string).collect()).collect())
+    let bytes = vila_files::read(path, MAX_WORKBOOK).map_err(Error::io(path))?;
+    let rows = check_unpacked(&bytes).and_then(|()| first_sheet(&bytes));
+    records(path, rows.map_err(|problem| Error::Data(format!("{}: {problem}", path.display())))?)
+}
+
+/// A damaged workbook, in the words of whoever noticed.
+fn damaged(problem: impl Display) -> String {
+    format!("{problem}; is it a whole .xlsx file?")
+}
+
+/// Unpacks every part into nothing: what a workbook claims of its size is not what it has.
+fn check_unpacked(bytes: &[u8]) -> std::result::Result<(), String> {
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
+    let mut left = MAX_WORKBOOK;
+    for index in 0..archive.len() {
+        let part = archive.by_index(index).map_err(damaged)?;
+        left -= io::copy(&mut part.take(left), &mut io::sink()).map_err(damaged)?;
+        if left == 0 {
+            return Err(format!("unpacks to more than {MAX_WORKBOOK} bytes; save the first sheet alone"));
+        }
+    }
+    Ok(())
+}
+
+/// The rows of the first sheet, from its first used cell to its last one.
+fn first_sheet(bytes: &[u8]) -> std::result::Result<Vec<Vec<String>>, String> {
+    let mut workbook = Xlsx::new(Cursor::new(bytes)).map_err(|error: XlsxError| damaged(error))?;
+    let name = workbook.sheet_names().first().cloned().ok_or_else(|| damaged("there is no sheet"))?;
+    let mut reader = workbook.worksheet_cells_reader(&name).map_err(damaged)?;
+    let (mut cells, mut text_bytes) = (Vec::new(), 0);
+    while let Some(cell) = reader.next_cell().map_err(damaged)? {
+        let (row, column) = cell.get_position();
+        let text = Data::from(cell.get_value().clone()).to_string();
+        text_bytes += text.len() as u64;
+        if text_bytes > MAX_WORKBOOK {
+            return Err(format!("has more than {MAX_WORKBOOK} bytes of text; split it"));
+        }
+        if !text.is_empty() {
+            cells.push((row as usize, column as usize, text));
+        }
+    }
+    grid(cells)
+}
+
+/// Lays cells out in the rectangle that they span.
+fn grid(cells: Vec<(usize, usize, String)>) -> std::result::Result<Vec<Vec<String>>, String> {
+    let span = |at: fn(&(usize, usize, String)) -> usize| {
+        let first = cells.iter().map(at).min().unwrap_or(0);
+        (first, cells.iter().map(|cell| at(cell) + 1 - first).max().unwrap_or(0))
+    };
+    let ((top, rows), (left, columns)) = (span(|cell| cell.0), span(|cell| cell.1));
+    if rows.saturating_mul(columns) > MAX_CELLS {
+        let problem = "used cells far from the others; remove them, or save the table as .tsv";
+        return Err(format!("spans {rows} rows and {columns} columns, more than {MAX_CELLS} cells: it has {problem}"));
+    }
+    let mut grid = vec![vec![String::new(); columns]; rows];
+    for (row, column, text) in cells {
+        grid[row - top][column - left] = text;
+    }
+    Ok(grid)
 }
 
 fn records(path: &Path, rows: Vec<Vec<String>>) -> Result<Vec<Record>> {

@@ -140,12 +140,6 @@ impl Mix {
         }
     }
 
-    /// As much of everything in a micro-batch of another number of positions.
-    pub fn scaled(self, positions: f64) -> Mix {
-        let factor = positions / self.positions.max(1.0);
-        Mix { positions, images: self.images * factor, supervised: self.supervised * factor, ..self }
-    }
-
     /// A micro-batch without values: `align` as in [`PackedBatch::new`].
     pub fn batch(&self, config: &VilaConfig, align: usize, encoded: bool) -> PackedBatch {
         let whole = |x: f64| x.ceil().max(0.0) as usize;

@@ -1,5 +1,8 @@
 //! A recipe: one TOML file for a whole run. Paths in it are relative to its folder.
 
+mod difference;
+#[cfg(test)]
+mod fuzz;
 mod grafts;
 mod names;
 mod overrides;
@@ -55,6 +58,9 @@ pub struct Recipe {
     /// See [`Recipe::hash`].
     #[serde(skip)]
     hash: String,
+    /// What the hash is of, to say what differs.
+    #[serde(skip)]
+    written: toml::Table,
 }
 
 /// Where the model comes from.
@@ -377,6 +383,17 @@ impl Part {
             Part::Expert => "visual_expert.",
         })
     }
+
+    /// As recipes name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Vision => "vision",
+            Part::Projector => "projector",
+            Part::Llm => "llm",
+            Part::Lora => "lora",
+            Part::Expert => "expert",
+        }
+    }
 }
 
 /// One stage.
@@ -512,7 +529,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`] names the file, the line or key, and for unknown keys the nearest known one.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = vila_files::read_to_string(path, vila_files::MAX_CONFIG).map_err(Error::io(path))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Self::parse(&text, path, folder, sets)
     }
@@ -527,23 +544,22 @@ impl Recipe {
             sets.iter().try_for_each(|set| overrides::apply(&mut table, set)).map_err(|e| Error::recipe(path, e))?;
             recipe = table.try_into().map_err(explain)?;
         }
-        recipe.hash = recipe.identity();
-        recipe.resolve_paths(folder);
+        (recipe.hash, recipe.written) = (recipe.identity(), recipe.essentials());
+        recipe.change_paths(|path| *path = folder.join(&path));
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
     }
 
-    fn resolve_paths(&mut self, folder: &Path) {
-        let resolve = |path: &mut PathBuf| *path = folder.join(&path);
-        resolve(&mut self.out);
+    pub(crate) fn change_paths(&mut self, mut change: impl FnMut(&mut PathBuf)) {
+        change(&mut self.out);
         let ModelSpec { from, llm_from, vision_from, tokenizer, .. } = &mut self.model;
-        [from, llm_from, vision_from, tokenizer].into_iter().flatten().for_each(resolve);
+        [from, llm_from, vision_from, tokenizer].into_iter().flatten().for_each(&mut change);
         for source in self.sources.values_mut() {
-            source.input.iter_mut().for_each(resolve);
-            [&mut source.shard, &mut source.images].into_iter().flatten().for_each(resolve);
+            source.input.iter_mut().for_each(&mut change);
+            [&mut source.shard, &mut source.images].into_iter().flatten().for_each(&mut change);
         }
         let prompts = self.samples.iter_mut().flat_map(|samples| &mut samples.prompts);
-        prompts.flat_map(|prompt| &mut prompt.images).for_each(resolve);
+        prompts.flat_map(|prompt| &mut prompt.images).for_each(change);
     }
 
     fn check(&self) -> std::result::Result<(), String> {
@@ -646,14 +662,24 @@ impl Recipe {
     }
 
     fn identity(&self) -> String {
+        let json = serde_json::to_vec(&self.neutral()).unwrap_or_default();
+        crate::data::tokens::hex(&Sha256::digest(json))
+    }
+
+    /// The keys behind the hash.
+    fn essentials(&self) -> toml::Table {
+        toml::Table::try_from(self.neutral()).unwrap_or_default()
+    }
+
+    /// The recipe with defaults in place of what does not count.
+    fn neutral(&self) -> Recipe {
         let mut recipe = self.clone();
         recipe.out = PathBuf::new();
         recipe.checkpoint = CheckpointSpec::default();
         (recipe.ranks, recipe.loader, recipe.samples) = (RanksSpec::default(), LoaderSpec::default(), None);
         (recipe.on_nonfinite, recipe.max_skipped, recipe.loss_spike) = (OnNonFinite::Stop, 0, None);
         recipe.stage.iter_mut().for_each(|stage| stage.omit.clear());
-        let json = serde_json::to_vec(&recipe).unwrap_or_default();
-        crate::data::tokens::hex(&Sha256::digest(json))
+        recipe
     }
 }
 

@@ -28,6 +28,12 @@ pub enum ReportError {
         /// Where the metrics should be.
         path: PathBuf,
     },
+    /// The page would replace a file that is none of this program's.
+    #[error("{}: is there already and is no page of this program; move it, or choose another name with --output", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// The run has not finished a step.
     #[error("{}: no step yet; run the command again when the first one is done", path.display())]
     Empty {
@@ -49,7 +55,7 @@ pub enum ReportError {
 impl ReportError {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        |source| ReportError::Io { path, source }
+        |source| ReportError::Io { path, source: vila_files::explain(source) }
     }
 }
 

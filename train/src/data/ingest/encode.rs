@@ -1,6 +1,6 @@
 //! One tokenisation per document, and the loss mask from its byte offsets.
 
-use std::ops::Range;
+use vila_model::turns::{Encode, Turns};
 
 use super::super::tokens::{IMAGE_MARK, IMAGE_PLACEHOLDER, Span, Tokenize, TokenizeError};
 use super::document::{Document, DocumentEnd};
@@ -22,8 +22,8 @@ pub struct Encoded {
 
 /// Tokenises a document.
 ///
-/// A token is a target if it shares a byte with a trained range; the token that begins the document and images never
-/// are.
+/// Trained ranges begin where prompts end, and the tokens before them are those of the prompt. A token is a target if it
+/// comes after them and begins before the range's end; the token that begins the document and images never are.
 ///
 /// # Errors
 /// The tokenizer fails, marks and images disagree, there is no text or nothing to learn, or the document is too long and is
@@ -34,7 +34,8 @@ pub fn encode_document(
     limit: Option<TokenLimit>,
     too_long: TooLong,
 ) -> Result<Encoded, Problem> {
-    let spans = encode_with_images(tokenizer, &document.text)?;
+    let cuts: Vec<usize> = document.trained.iter().map(|trained| trained.start).collect();
+    let Turns { spans, starts } = Turns::encode(&WithImages(tokenizer), &document.text, &cuts)?;
     let marks = spans.iter().filter(|(token, _)| *token == IMAGE_PLACEHOLDER).count();
     if marks != document.images.len() {
         return Err(Problem::CountMismatch { marks, images: document.images.len() });
@@ -46,9 +47,12 @@ pub fn encode_document(
     if let Some(bos) = tokenizer.bos() {
         encoded.push(bos, false);
     }
-    for (token, range) in spans {
-        let target = token != IMAGE_PLACEHOLDER && document.trained.iter().any(|trained| overlap(trained, &range));
-        encoded.push(token, target);
+    let first = encoded.tokens.len();
+    spans.iter().for_each(|(token, _)| encoded.push(*token, false));
+    for (trained, start) in document.trained.iter().zip(starts) {
+        let targets = spans.iter().zip(&mut encoded.loss[first..]).skip(start);
+        let targets = targets.take_while(|((_, span), _)| span.start < trained.end);
+        targets.for_each(|((token, _), target)| *target = *token != IMAGE_PLACEHOLDER);
     }
     match document.end {
         DocumentEnd::Open => {}
@@ -94,6 +98,21 @@ impl Encoded {
     }
 }
 
+/// A tokenizer for which image marks become placeholders.
+struct WithImages<'a>(&'a dyn Tokenize);
+
+impl Encode for WithImages<'_> {
+    type Error = TokenizeError;
+
+    fn encode(&self, text: &str) -> Result<Vec<Span>, TokenizeError> {
+        encode_with_images(self.0, text)
+    }
+
+    fn parts_text(&self, id: u32) -> bool {
+        id == IMAGE_PLACEHOLDER || self.0.is_added(id)
+    }
+}
+
 /// How many tokens fit; an image that does not fit whole does not.
 pub(crate) fn fitting(tokens: &[u32], limit: TokenLimit) -> usize {
     let mut length = 0usize;
@@ -102,10 +121,6 @@ pub(crate) fn fitting(tokens: &[u32], limit: TokenLimit) -> usize {
         length <= limit.tokens
     };
     tokens.iter().take_while(fits).count()
-}
-
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end
 }
 
 /// Tokens of a text in which image marks become placeholders.

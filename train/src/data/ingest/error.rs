@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::super::shard::ShardError;
 use super::super::tokens::TokenizeError;
 use super::options::OptionError;
+use crate::stop::Stopped;
 
 /// Ingestion stopped.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +55,9 @@ pub enum IngestError {
         problem: Problem,
     },
     /// A record cannot be used, and the policy is to stop.
-    #[error("{place}: {problem}; correct the record, or pass over such records with --on-error skip")]
+    #[error(
+        "{place}: {problem}; correct the record, or pass over such records (`on_error = \"skip\"` in a recipe, --on-error skip on the command line)"
+    )]
     Record {
         /// Where it is.
         place: Place,
@@ -79,6 +82,9 @@ pub enum IngestError {
         /// How many records were left out.
         skipped: u64,
     },
+    /// A signal came; no shard was made, and the same call starts over.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// The shard could not be written.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -88,9 +94,15 @@ pub enum IngestError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
     /// The file.
+    #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
     /// The line on which the record begins, counted from 1.
     pub line: u64,
+}
+
+/// JSON has no place for bytes that are not text.
+fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 impl fmt::Display for Place {
@@ -195,7 +207,7 @@ pub enum Problem {
         exchanges: usize,
     },
     /// An image file is missing.
-    #[error("image file {} does not exist (--images, or `images` in a recipe, names the folder of the images)", .0.display())]
+    #[error("image file {} does not exist; name the folder of the images (`images` in a recipe, --images on the command line)", .0.display())]
     MissingImage(PathBuf),
     /// An image file is there but cannot be used.
     #[error("{0}")]

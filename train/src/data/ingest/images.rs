@@ -13,6 +13,7 @@ use vila_model::image::{ImageError, check_size, decode};
 
 use super::super::shard::{ImageBlob, ImageId, ShardError, ShardWriter};
 use super::error::{IngestError, Problem};
+use crate::stop;
 
 /// An image that decodes.
 struct Loaded {
@@ -32,17 +33,20 @@ impl ImageShelf {
     /// Reads and checks the files of a batch that are not stored yet, in parallel.
     ///
     /// # Errors
-    /// The system refused to read one: that is nothing about its record.
+    /// The system refused to read one, which is nothing about its record; a signal came meanwhile.
     pub(super) fn load<'a>(
         &mut self,
         paths: impl Iterator<Item = &'a Path>,
         folder: &ImageFolder,
     ) -> Result<(), IngestError> {
         let new: BTreeSet<&Path> = paths.filter(|path| !self.stored.contains_key(*path)).collect();
-        let load = |path: &Path| match load(path, folder) {
-            Ok(image) => Ok((path.to_owned(), Ok(image))),
-            Err(Fault::Record(problem)) => Ok((path.to_owned(), Err(problem))),
-            Err(Fault::System(source)) => Err(IngestError::Image { path: path.to_owned(), source }),
+        let load = |path: &Path| {
+            stop::check()?;
+            match load(path, folder) {
+                Ok(image) => Ok((path.to_owned(), Ok(image))),
+                Err(Fault::Record(problem)) => Ok((path.to_owned(), Err(problem))),
+                Err(Fault::System(source)) => Err(IngestError::Image { path: path.to_owned(), source }),
+            }
         };
         self.batch = new.into_par_iter().map(load).collect::<Result<_, _>>()?;
         Ok(())

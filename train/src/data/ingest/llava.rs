@@ -48,7 +48,7 @@ pub(super) fn parse(record: Record, template: &Template) -> Result<Parsed, Probl
     if template.is_plain() && exchanges.len() != 1 {
         return Err(Problem::NotPlain { exchanges: exchanges.len() });
     }
-    place_images(&mut exchanges, images.len());
+    place_images(&mut exchanges, images.len(), template.is_compat());
     let rendered = template.render(&exchanges);
     let marks = rendered.text.matches(IMAGE_MARK).count();
     if marks != images.len() {
@@ -102,7 +102,7 @@ fn speaker(name: &str) -> Option<Speaker> {
 }
 
 /// Puts a newline after every mark; images that nothing refers to go in front of the first question.
-fn place_images(exchanges: &mut [Exchange], images: usize) {
+fn place_images(exchanges: &mut [Exchange], images: usize, compat: bool) {
     let marked = exchanges.iter().any(|e| e.question.contains(IMAGE_MARK) || e.answer.contains(IMAGE_MARK));
     if let (false, Some(first)) = (marked, exchanges.first_mut()) {
         first.question.insert_str(0, &IMAGE_MARK.repeat(images));
@@ -110,20 +110,21 @@ fn place_images(exchanges: &mut [Exchange], images: usize) {
     for exchange in exchanges {
         for value in [&mut exchange.question, &mut exchange.answer] {
             if value.contains(IMAGE_MARK) {
-                *value = newline_after_marks(value);
+                *value = newline_after_marks(value, compat);
             }
         }
     }
 }
 
-/// Keeps each mark where it stands: one newline after it, other blanks around it reduced to one space before it.
-fn newline_after_marks(value: &str) -> String {
+/// Keeps each mark where it stands: one newline after it, other blanks around it reduced to one space before it. VILA 1.5
+/// puts that space between two adjacent marks, too (`compat`).
+fn newline_after_marks(value: &str, compat: bool) -> String {
     let mut placed = String::with_capacity(value.len() + 8);
     let mut chunks = value.split(IMAGE_MARK).map(str::trim).peekable();
     while let Some(chunk) = chunks.next() {
         placed.push_str(chunk);
         if chunks.peek().is_some() {
-            if !chunk.is_empty() {
+            if !chunk.is_empty() || compat && !placed.is_empty() {
                 placed.push(' ');
             }
             placed.push_str(IMAGE_MARK);
@@ -150,10 +151,18 @@ mod tests {
 
     #[test]
     fn marks_stay_where_they_are() {
-        assert_eq!(newline_after_marks("<image>\nwhat ?"), "<image>\nwhat ?");
-        assert_eq!(newline_after_marks("<image> <image>what ?"), "<image>\n<image>\nwhat ?");
-        assert_eq!(newline_after_marks("is <image> like<image> ?"), "is <image>\nlike <image>\n?");
-        assert_eq!(newline_after_marks("what ?\n<image>"), "what ? <image>");
+        for (value, placed, released) in [
+            ("<image>\nwhat ?", "<image>\nwhat ?", "<image>\nwhat ?"),
+            ("<image> <image>what ?", "<image>\n<image>\nwhat ?", "<image>\n <image>\nwhat ?"),
+            ("is <image> like<image> ?", "is <image>\nlike <image>\n?", "is <image>\nlike <image>\n?"),
+            ("what ?\n<image>", "what ? <image>", "what ? <image>"),
+            ("<image><image><image>", "<image>\n<image>\n<image>", "<image>\n <image>\n <image>"),
+        ] {
+            assert_eq!(
+                (newline_after_marks(value, false), newline_after_marks(value, true)),
+                (placed.into(), released.into())
+            );
+        }
     }
 
     #[test]
@@ -164,7 +173,7 @@ mod tests {
         assert_eq!(document.images, ["a", "b"]);
         assert_eq!(
             document.trained.iter().map(|r| &document.text[r.clone()]).collect::<Vec<_>>(),
-            ["yes</s>", "no</s>"]
+            [" yes</s>", " no</s>"]
         );
     }
 

@@ -147,13 +147,15 @@ pub enum OptionError {
         format: &'static str,
     },
     /// The conversation format needs a template.
-    #[error("format `llava` needs a template; pass --template vicuna_v1, for example")]
+    #[error(
+        "format `llava` needs a template, vicuna_v1 for example (`template` in a recipe, --template on the command line)"
+    )]
     NoTemplate,
     /// The template does not exist.
     #[error(transparent)]
     Template(#[from] UnknownTemplate),
     /// No input file.
-    #[error("no input file; pass at least one with --input")]
+    #[error("no input file; name at least one (`input` in a recipe, --input on the command line)")]
     NoInput,
     /// The limit leaves no room for text.
     #[error("a limit of {tokens} tokens per document leaves no room for text; raise --max-tokens")]

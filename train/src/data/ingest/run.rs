@@ -16,6 +16,7 @@ use super::images::{ImageFolder, ImageShelf, Stamp};
 use super::options::{Format, IngestOptions, OnError, TooLong};
 use super::{llava, media, mmc4, pairs, text};
 use crate::records::{self, RawRecord, RecordReader, RecordsError};
+use crate::stop;
 
 /// Records parsed and tokenised together.
 const BATCH: usize = 512;
@@ -56,6 +57,7 @@ pub fn cache_key(options: &IngestOptions, tokenizer: &dyn Tokenize) -> Result<St
         let folder = ImageFolder::new(image_root(options, input), options.images_anywhere);
         let mut reader = RecordReader::open(input)?;
         while let Some(batch) = next_batch(&mut reader)? {
+            stop::check()?;
             let named = |record: &RawRecord| references(parse(record, &options.format).as_ref().ok(), &folder);
             batch.par_iter().map(named).collect::<Vec<_>>().iter().for_each(|named| key.images(named));
         }
@@ -275,8 +277,8 @@ impl<'a> Run<'a> {
         batch: &[RawRecord],
     ) -> Result<(), IngestError> {
         let (options, tokenizer) = (self.options, self.tokenizer);
-        let prepared: Vec<Result<Prepared, Problem>> =
-            batch.par_iter().map(|record| prepare(record, options, tokenizer, folder)).collect();
+        let prepare = |record| stop::check().map(|()| prepare(record, options, tokenizer, folder));
+        let prepared: Vec<Result<Prepared, Problem>> = batch.par_iter().map(prepare).collect::<Result<_, _>>()?;
         let ready = prepared.iter().flatten().flat_map(|prepared| prepared.documents.iter().flatten());
         self.shelf.load(ready.flat_map(|document| &document.paths).map(PathBuf::as_path), folder)?;
         for (record, prepared) in batch.iter().zip(prepared) {

@@ -1,14 +1,13 @@
 //! Building a shard directory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use vila_files::NewFolder;
 
 use super::error::{ShardError, io_at};
 use super::manifest::{Counts, FORMAT, FileEntry, Manifest, SourceFile, VERSION};
@@ -63,7 +62,7 @@ pub struct Sample<'a> {
 /// nothing.
 pub struct ShardWriter {
     target: PathBuf,
-    partial: PathBuf,
+    folder: NewFolder,
     meta: ShardMeta,
     counts: Counts,
     skipped: BTreeMap<String, u64>,
@@ -71,7 +70,6 @@ pub struct ShardWriter {
     files: Files,
     pending_bits: u8,
     by_content: HashMap<[u8; 32], ImageId>,
-    finished: bool,
 }
 
 struct Files {
@@ -94,10 +92,8 @@ impl ShardWriter {
         if target.symlink_metadata().is_ok() {
             return Err(ShardError::Exists { path: target });
         }
-        remove_leftovers(&target)?;
-        let partial = partial_name(&target);
-        fs::create_dir_all(&partial).map_err(io_at(&partial, "create it"))?;
-        let open = |name| TrackedFile::create(partial.join(name));
+        let folder = NewFolder::begin(&target).map_err(io_at(&target, "begin it"))?;
+        let open = |name| TrackedFile::create(folder.path().join(name));
         let files = Files {
             tokens: open(TOKENS)?,
             loss: open(LOSS)?,
@@ -107,11 +103,9 @@ impl ShardWriter {
             image_names: open(IMAGE_NAMES)?,
             images: open(IMAGES)?,
         };
-        // Held while the writer lives: others tell by it that this folder is no leftover.
-        let _ = files.tokens.file.get_ref().try_lock();
         Ok(Self {
             target,
-            partial,
+            folder,
             meta,
             counts: Counts::default(),
             skipped: BTreeMap::new(),
@@ -119,7 +113,6 @@ impl ShardWriter {
             files,
             pending_bits: 0,
             by_content: HashMap::new(),
-            finished: false,
         })
     }
 
@@ -145,6 +138,7 @@ impl ShardWriter {
     /// Gives the shard another final name in the same folder.
     pub(crate) fn rename(&mut self, target: &Path) {
         self.target = target.to_owned();
+        self.folder.rename(target.file_name().unwrap_or_default());
     }
 
     /// Stores an image, or finds the one with the same bytes.
@@ -263,29 +257,19 @@ impl ShardWriter {
             largest_token: self.largest_token,
             files,
         };
-        let path = self.partial.join(MANIFEST);
+        let path = self.folder.path().join(MANIFEST);
         let bytes = manifest.to_bytes().map_err(|error| ShardError::Manifest {
             path: path.clone(),
             field: "(whole file)".to_owned(),
             problem: error.to_string(),
         })?;
-        let mut file = File::create(&path).map_err(io_at(&path, "create it"))?;
+        let mut file = vila_files::create(&path).map_err(io_at(&path, "create it"))?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(io_at(&path, "write it"))?;
-        sync_dir(&self.partial)?;
-        if self.target.symlink_metadata().is_ok() {
-            return Err(ShardError::Exists { path: self.target.clone() });
-        }
-        match fs::rename(&self.partial, &self.target) {
+        self.folder.commit().map_err(|source| match source.kind() {
             // Another writer was faster.
-            Err(_) if self.target.symlink_metadata().is_ok() => {
-                return Err(ShardError::Exists { path: self.target.clone() });
-            }
-            renamed => renamed.map_err(io_at(&self.target, "give the finished shard its name"))?,
-        }
-        self.finished = true;
-        if let Some(parent) = self.target.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_dir(parent)?;
-        }
+            ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty => ShardError::Exists { path: self.target.clone() },
+            _ => io_at(&self.target, "give the finished shard its name")(source),
+        })?;
         Ok(manifest)
     }
 
@@ -301,14 +285,14 @@ impl ShardWriter {
             &mut files.image_names,
         ];
         let mut entries = BTreeMap::new();
-        let mut checksums = TrackedFile::create(self.partial.join(CHECKSUMS))?;
+        let mut checksums = TrackedFile::create(self.folder.path().join(CHECKSUMS))?;
         for (name, file) in CHECKED.into_iter().zip(checked) {
             let (entry, blocks) = file.close()?;
             checksums.write(bytemuck::cast_slice(&blocks))?;
             entries.insert(name.to_owned(), entry);
         }
         if let Some(json) = &self.meta.tokenizer_json {
-            let mut tokenizer = TrackedFile::create(self.partial.join(TOKENIZER))?;
+            let mut tokenizer = TrackedFile::create(self.folder.path().join(TOKENIZER))?;
             tokenizer.write(json)?;
             entries.insert(TOKENIZER.to_owned(), tokenizer.close()?.0);
         }
@@ -316,59 +300,6 @@ impl ShardWriter {
         entries.insert(CHECKSUMS.to_owned(), checksums.close()?.0);
         Ok(entries)
     }
-}
-
-impl Drop for ShardWriter {
-    fn drop(&mut self) {
-        if !self.finished
-            && self.partial.exists()
-            && let Err(error) = fs::remove_dir_all(&self.partial)
-        {
-            tracing::warn!(path = %self.partial.display(), %error, "an unfinished shard could not be removed");
-        }
-    }
-}
-
-/// `dir/name` is built as `dir/.name.partial-PROCESS-NUMBER`, so that two writers of one shard do not meet before the end.
-fn partial_name(target: &Path) -> PathBuf {
-    static WRITERS: AtomicU64 = AtomicU64::new(0);
-    let mut name = partial_prefix(target);
-    name.push(format!("-{}-{}", std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed)));
-    target.with_file_name(name)
-}
-
-fn partial_prefix(target: &Path) -> OsString {
-    let mut name = OsString::from(".");
-    name.push(target.file_name().unwrap_or(OsStr::new("shard")));
-    name.push(".partial");
-    name
-}
-
-/// Removes unfinished folders of `target` that no living writer holds.
-fn remove_leftovers(target: &Path) -> Result<(), ShardError> {
-    let parent = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let prefix = partial_prefix(target);
-    let ours = |name: &OsStr| {
-        let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
-        rest.is_some_and(|rest| rest.iter().all(|&byte| byte == b'-' || byte.is_ascii_digit()))
-    };
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten().filter(|entry| ours(&entry.file_name())) {
-        let path = entry.path();
-        let tokens = File::open(path.join(TOKENS));
-        let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if folder && tokens.is_ok_and(|tokens| tokens.try_lock().is_ok()) {
-            fs::remove_dir_all(&path).map_err(io_at(&path, "remove the leftover of an interrupted run"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes a rename or a new file in `dir` survive a power cut.
-fn sync_dir(dir: &Path) -> Result<(), ShardError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at(dir, "force it to disk"))
 }
 
 /// A file that knows its length, its hash and the checksum of each of its blocks.
@@ -383,7 +314,7 @@ struct TrackedFile {
 
 impl TrackedFile {
     fn create(path: PathBuf) -> Result<Self, ShardError> {
-        let file = File::create(&path).map_err(io_at(&path, "create it"))?;
+        let file = vila_files::create(&path).map_err(io_at(&path, "create it"))?;
         let file = BufWriter::with_capacity(BLOCK_BYTES, file);
         Ok(Self { path, file, hash: Sha256::new(), bytes: 0, blocks: Vec::new(), open_block: 0 })
     }
