@@ -74,7 +74,13 @@ impl MeetingPoint {
                     SecretSource::Home(_) => (Secret::random()?, true),
                     given => (given.read().map_err(Error::other)?, false),
                 };
-                let words = Words { address: listener.local_addr()?, secret: own.then(|| secret.clone()) };
+                let address = listener.local_addr()?;
+                if address.ip().is_unspecified() {
+                    let problem =
+                        "beside VILA_RENDEZVOUS, VILA_LISTEN must be an address that the other ranks can call";
+                    return Err(Error::new(ErrorKind::InvalidInput, problem));
+                }
+                let words = Words { address, secret: own.then(|| secret.clone()) };
                 let notice = Some(Notice::post(path, &words)?);
                 Ok(MeetingPoint { listener, secret, notice })
             }
@@ -288,7 +294,7 @@ pub(super) fn receive(
             let missing = (own.rank + 1..own.world).filter(|rank| !came.contains_key(rank));
             return Err(Error::new(ErrorKind::TimedOut, reception.complaint(missing, other_job)));
         }
-        let Some(caller) = reception.next()? else { continue };
+        let Some(caller) = reception.next() else { continue };
         let theirs = &caller.introduction;
         if let Some(reason) = own.refusal_of(theirs) {
             let same_job = theirs.job.is(&own.job);
@@ -308,14 +314,15 @@ pub(super) fn receive(
             caller.refuse(secret, &reason);
             continue;
         }
-        let address = SocketAddr::new(caller.stream.peer_addr()?.ip(), theirs.port);
+        let port = theirs.port;
+        let seen = caller.stream.peer_addr();
         // A rank that is gone again may come again.
-        if let Ok(stream) = caller.welcome(secret) {
-            came.insert(rank, Arrival { rank, stream, address });
+        if let (Ok(seen), Ok(stream)) = (seen, caller.welcome(secret)) {
+            came.insert(rank, Arrival { rank, stream, address: SocketAddr::new(seen.ip(), port) });
         }
     }
-    if reception.strangers > 0 {
-        say(format_args!("{}; the ranks are complete", reception.strangers()));
+    if let Some(strangers) = reception.strangers() {
+        say(strangers);
     }
     Ok(came.into_values().collect())
 }
@@ -332,7 +339,7 @@ struct Reception {
     accepted: u64,
     heard: Receiver<Heard>,
     tell: Sender<Heard>,
-    strangers: u64,
+    strangers: usize,
     /// What was wrong with the last one.
     last: String,
 }
@@ -346,25 +353,22 @@ impl Reception {
     }
 
     /// The next caller who knows the secret; nothing if there was none for a moment.
-    fn next(&mut self) -> Result<Option<Caller>> {
+    fn next(&mut self) -> Option<Caller> {
         // An error is of one connection (or of too many), never of the listener.
-        if let Ok((stream, from)) = self.listener.accept() {
-            self.hear(stream, from)?;
+        for (stream, from) in std::iter::from_fn(|| self.listener.accept().ok()).take(MOST_PENDING).collect::<Vec<_>>()
+        {
+            self.hear(stream, from);
         }
-        let Ok((number, said)) = self.heard.recv_timeout(Duration::from_millis(5)) else { return Ok(None) };
+        let (number, said) = self.heard.recv_timeout(Duration::from_millis(5)).ok()?;
         self.pending.retain(|(pending, _)| *pending != number);
-        match said {
-            Ok(caller) => Ok(Some(caller)),
-            Err(problem) => {
-                self.strangers += 1;
-                self.last = problem;
-                Ok(None)
-            }
-        }
+        said.map_err(|problem| {
+            self.strangers += 1;
+            self.last = problem;
+        })
+        .ok()
     }
 
-    fn hear(&mut self, stream: TcpStream, from: SocketAddr) -> Result<()> {
-        stream.set_nonblocking(false)?;
+    fn hear(&mut self, stream: TcpStream, from: SocketAddr) {
         if self.pending.len() >= MOST_PENDING
             && let Some((_, oldest)) = self.pending.pop_front()
         {
@@ -373,7 +377,7 @@ impl Reception {
         }
         let number = self.accepted;
         self.accepted += 1;
-        let Ok(held) = stream.try_clone() else { return Ok(()) };
+        let Ok(held) = stream.set_nonblocking(false).and_then(|()| stream.try_clone()) else { return };
         let (secret, tell) = (Arc::clone(&self.secret), self.tell.clone());
         let hear = move || {
             let caller = Caller::hear(stream, &secret).map_err(|error| format!("{}: {error}", from.ip()));
@@ -383,14 +387,13 @@ impl Reception {
         if std::thread::Builder::new().spawn(hear).is_ok() {
             self.pending.push_back((number, held));
         }
-        Ok(())
     }
 
-    fn strangers(&self) -> String {
-        format!(
-            "{} connections were no ranks of this job and were dropped (the last one: {})",
-            self.strangers, self.last
-        )
+    /// How many came that are no ranks, if any did.
+    fn strangers(&self) -> Option<String> {
+        let count = self.strangers + self.pending.len();
+        let last = if self.last.is_empty() { String::new() } else { format!(" (the last from {})", self.last) };
+        (count > 0).then(|| format!("{count} connections were no ranks of this job and were dropped{last}"))
     }
 
     fn complaint(&self, missing: impl Iterator<Item = usize>, other_job: Option<String>) -> String {
@@ -398,12 +401,21 @@ impl Reception {
         let more = if missing.len() > 8 { format!(" and {} more", missing.len() - 8) } else { String::new() };
         let mut text = format!("rank {}{more} did not come", missing[..missing.len().min(8)].join(", "));
         if let Ok(address) = self.listener.local_addr() {
-            let reach = if address.ip().is_loopback() { ", which only this machine reaches" } else { "" };
+            let reach = if address.ip().is_loopback() {
+                ", which only this machine reaches (VILA_LISTEN gives another)"
+            } else {
+                ""
+            };
             text += &format!(" to {address}{reach}");
         }
-        if self.strangers > 0 {
-            text += &format!("; {}", self.strangers());
-        }
+        text += &self.strangers().map_or(String::new(), |strangers| format!("; {strangers}"));
         other_job.map_or(text.clone(), |reason| format!("{reason}; {text}"))
+    }
+}
+
+impl Drop for Reception {
+    fn drop(&mut self) {
+        // Their threads read the end.
+        self.pending.iter().for_each(|(_, stream)| drop(stream.shutdown(Shutdown::Both)));
     }
 }

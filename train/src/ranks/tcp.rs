@@ -475,7 +475,7 @@ mod tests {
                 rank.begin_reduce(&cpu, &x, &cuts).expect("begun");
                 rank.finish_reduce(&cpu).expect("sums");
                 rank.all_gather(&cpu, &x, &cuts).expect("gathered");
-                cpu.to_vec::<f32>(&x).expect("values")
+                (&cpu as &dyn Backend).to_vec::<f32>(&x).expect("values")
             });
             assert!(sums.iter().all(|sum| sum.iter().all(|value| *value == 18.0) && sum.len() == len));
             let said = each(&ranks, |rank| rank.tell_all(vec![rank.rank() as u8; len]).expect("words"));
