@@ -160,7 +160,8 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
+    /// The entry of an id.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
         match &self.inner {
             Inner::Json(checked) => checked.inner.id_to_token(id),
             Inner::SentencePiece(inner) => inner.id_to_token(id).map(str::to_string),

@@ -87,7 +87,7 @@ pub(super) struct GenerateArguments {
     #[arg(long = "image", value_name = "FILE", num_args = 1.., conflicts_with = "input")]
     images: Vec<PathBuf>,
     /// JSON lines of {"prompt", "images"} in place of one prompt; the answers are JSON lines in the same order. Image paths
-    /// are relative to the file's folder.
+    /// are relative to the file's folder, or else to the working directory.
     #[arg(long)]
     input: Option<PathBuf>,
     /// Answers that run side by side; they do not depend on it.
@@ -174,9 +174,13 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
     Ok(Outcome::Done)
 }
 
-/// Image paths of an input file, which start from its folder.
+/// Image paths of an input file: they start from its folder, or from the working directory where only that has such a file.
 pub(super) fn placed(folder: &Path, images: Vec<PathBuf>) -> Vec<PathBuf> {
-    images.into_iter().map(|image| folder.join(image)).collect()
+    let place = |image: PathBuf| {
+        let beside = folder.join(&image);
+        if beside.exists() || !image.exists() { beside } else { image }
+    };
+    images.into_iter().map(place).collect()
 }
 
 fn answer(prompt: &Prompt, made: &Generation) -> serde_json::Value {

@@ -7,6 +7,8 @@
 mod document;
 mod encode;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod images;
 mod llava;
 mod media;
