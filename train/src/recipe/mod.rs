@@ -501,7 +501,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`] names the file, the line or key, and for unknown keys the nearest known one.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = vila_files::read_to_string(path, vila_files::MAX_CONFIG).map_err(Error::io(path))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Self::parse(&text, path, folder, sets)
     }
