@@ -45,6 +45,32 @@ pub enum Error {
         /// One line per tensor.
         problems: String,
     },
+    /// A weight is NaN or infinite.
+    #[error(
+        "{}: tensor {name} holds {value} (element {index}), which spoils every result; fetch or save the file again, or use an \
+         earlier checkpoint", path.display()
+    )]
+    NotFiniteWeight {
+        /// The file, or the folder where that is not known.
+        path: PathBuf,
+        /// The tensor's name in it.
+        name: String,
+        /// The first such element.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// A computation gave NaN or an infinity although every weight is finite.
+    #[error(
+        "{place} holds {value} although every weight is finite: the numbers grow beyond their type; use a checkpoint from before \
+         its training diverged, or compute in f32"
+    )]
+    NotFinite {
+        /// What holds it.
+        place: String,
+        /// The value.
+        value: f32,
+    },
     /// A prompt or document cannot be run.
     #[error("{0}")]
     Input(String),

@@ -192,7 +192,7 @@ impl Vila {
             // The head is the embedding; a stored copy would not follow it.
             extras.remove("llm.lm_head.weight");
         }
-        let tokenizer = tokenizer.with_ids(config.llm.bos, config.llm.eos.first().copied(), config.image_token);
+        let tokenizer = tokenizer.with_ids(config.llm.eos.first().copied(), config.image_token);
         let processor = match config.aspect {
             Some(mode) => processor.with_mode(mode),
             None => processor,
@@ -214,7 +214,7 @@ impl Vila {
     /// What generation needs.
     pub fn parts(&self) -> Parts<'_> {
         let Vila { store, model, tokenizer, processor, .. } = self;
-        Parts { backend: &*self.backend, store, model, tokenizer, processor }
+        Parts { backend: &*self.backend, store, model, tokenizer, processor, dir: Some(&self.dir) }
     }
 
     /// A tape for inference over the weights.

@@ -12,6 +12,7 @@ use vila_autograd::{ParamPart, ParamSpec, ParamStore};
 use vila_engine::{Backend, DType, MappedBytes, Tensor};
 
 use crate::config::{Layout, VilaConfig};
+use crate::finite::first_not_finite;
 use crate::llava::{self, Tower};
 use crate::lora;
 use crate::torch_file::{self, FileTensor};
@@ -50,6 +51,22 @@ pub struct RawTensor {
     /// Little-endian elements in row order.
     pub data: Vec<u8>,
 }
+
+impl RawTensor {
+    /// Index and value of the first element that is NaN or infinite, of a float tensor.
+    pub fn first_not_finite(&self) -> Option<(usize, f32)> {
+        let width = self.dtype.bitsize() / 8;
+        let chunk = FINITE_CHUNK * width.max(1);
+        self.data.chunks(chunk).enumerate().find_map(|(place, bytes)| {
+            let values = floats(self.dtype, bytes)?;
+            let at = first_not_finite(&values)?;
+            Some((place * FINITE_CHUNK + at, values[at]))
+        })
+    }
+}
+
+/// Elements that are widened at once to look at them.
+const FINITE_CHUNK: usize = 1 << 14;
 
 struct Entry {
     file: usize,
@@ -272,12 +289,29 @@ impl Checkpoint {
                     path: self.dir.clone(),
                     problems: format!("  unusable: {}", part.name),
                 })?;
+                self.check_finite(&part.name, &part_values)?;
                 values.extend(part_values);
             }
             store.set(backend, id, &values)?;
         }
         let unused = self.entries.keys().filter(|name| !used.contains(name.as_str()));
         Ok(unused.filter_map(|name| Some((name.clone(), self.raw(name)?))).collect())
+    }
+
+    /// That every value of a tensor is a number.
+    ///
+    /// # Errors
+    /// [`Error::NotFiniteWeight`] names the file and the tensor.
+    pub(crate) fn check_finite(&self, name: &str, values: &[f32]) -> Result<()> {
+        first_not_finite(values).map_or(Ok(()), |at| Err(self.not_finite(name, at, values[at])))
+    }
+
+    /// The error for a value of a tensor that is no number.
+    pub(crate) fn not_finite(&self, name: &str, index: usize, value: f32) -> Error {
+        let entry = self.entries.get(name);
+        let path = entry.and_then(|entry| self.files.get(entry.file)).map_or(&self.dir, |file| &file.path);
+        let name = entry.map_or(name, |entry| &entry.tensor.name);
+        Error::NotFiniteWeight { path: path.clone(), name: name.into(), index, value }
     }
 
     /// Why the stored tensor cannot be this part of the model.

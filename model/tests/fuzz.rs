@@ -312,6 +312,30 @@ fn read_model(name: &str, bytes: &[u8]) -> bool {
 }
 
 #[test]
+fn tokenizer_files() {
+    let names = ["templates/tokenizer.json", "tiny-llava-hf/tokenizer.json", "layouts/llava-hf/tokenizer.json"];
+    let files = names.map(|name| std::fs::read(fixtures().join(name)).expect("tokenizer"));
+    let mutant = |rng: &mut Rng| {
+        let mut bytes = files[rng.below(files.len())].clone();
+        mutate_bytes(&mut bytes, rng);
+        ("mutant.json", bytes)
+    };
+    Target { name: "tokenizer", bound: 1 << 30, mutant, read: read_tokenizer }.campaign();
+}
+
+/// Whether a tokenizer was accepted; some texts it may refuse.
+fn read_tokenizer(name: &str, bytes: &[u8]) -> bool {
+    let Ok(tokenizer) = Tokenizer::from_bytes(bytes.to_vec(), Path::new(name)) else { return false };
+    for text in TEXTS {
+        match tokenizer.encode(text) {
+            Ok(ids) => drop(tokenizer.decode(&ids)),
+            Err(error) => assert!(error.to_string().contains(name), "{error}"),
+        }
+    }
+    true
+}
+
+#[test]
 fn pictures() {
     let names = [
         "astro_cmyk.jpg",

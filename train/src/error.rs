@@ -65,6 +65,22 @@ pub enum Error {
     /// A document cannot be trained on.
     #[error("{0}")]
     Data(String),
+    /// A stage of a recipe cannot be run.
+    #[error("stage {stage}: {source}")]
+    Stage {
+        /// The stage.
+        stage: String,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// A data source of a recipe cannot be used.
+    #[error("source `{name}`: {source}")]
+    Source {
+        /// The source.
+        name: String,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A signal of this number asked to stop where nothing is to be saved.
     #[error("stopped by signal {0}")]
     Interrupted(usize),
@@ -122,12 +138,20 @@ impl Error {
         |source| Error::Io { path, source: vila_files::explain(source) }
     }
 
+    /// A save that failed. Tensors that are not finite are no matter of the disk.
+    pub(crate) fn save(name: String, source: Error) -> Self {
+        match source {
+            source @ Error::NotFinite(_) => source,
+            source => Error::Save { name, source: Box::new(source) },
+        }
+    }
+
     pub(crate) fn recipe(path: &Path, problem: impl Into<String>) -> Self {
         Error::Recipe { path: path.to_path_buf(), problem: problem.into() }
     }
 
-    pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
-        Error::Checkpoint { path: path.to_path_buf(), problem: problem.into() }
+    pub(crate) fn checkpoint(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Error::Checkpoint { path: path.as_ref().to_path_buf(), problem: problem.into() }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::expert::ExpertConfig;
 use crate::image::GeometryMode;
 use crate::llava::Tower;
 use crate::lora::{self, LoraConfig};
+use crate::template::Template;
 use crate::weights::projector_has_bias;
 
 use vision::gelu_kind;
@@ -40,7 +41,12 @@ pub struct VilaConfig {
     pub expert: Option<ExpertConfig>,
     /// Low-rank adapters beside the decoder's weights, if it has them.
     pub lora: Option<LoraConfig>,
+    /// The conversation template that it was trained with, where a checkpoint says so.
+    pub template: Option<Template>,
 }
+
+/// Key of `config.json` for [`VilaConfig::template`]; other programs pass over it.
+pub(crate) const TEMPLATE: &str = "vila_template";
 
 /// How a checkpoint directory is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +103,16 @@ impl VilaConfig {
             .kind
             .check(vision.hidden_size, decoder.hidden_size)
             .map_err(|problem| fields.error("hidden_size", format!("does not fit the projector, which {problem}")))?;
-        Ok(VilaConfig { llm: decoder, vision, projector, image_token: None, aspect: None, lora: None, expert: None })
+        Ok(VilaConfig {
+            llm: decoder,
+            vision,
+            projector,
+            image_token: None,
+            aspect: None,
+            lora: None,
+            expert: None,
+            template: None,
+        })
     }
 
     /// The configuration of the tower in a directory of a CLIP or SigLIP, whole or its vision model alone.
@@ -188,6 +203,7 @@ impl VilaConfig {
             },
             expert: None,
             lora: None,
+            template: read_template(root)?,
         })
     }
 
@@ -232,6 +248,7 @@ impl VilaConfig {
             aspect: None,
             expert: None,
             lora: None,
+            template: read_template(root)?,
         })
     }
 
@@ -264,6 +281,9 @@ impl VilaConfig {
         if let Some(ExpertConfig { last_as_text }) = self.expert {
             json["visual_expert"] = json!({"last_as_text": last_as_text});
         }
+        if let Some(template) = &self.template {
+            json[TEMPLATE] = template_json(template);
+        }
         json
     }
 
@@ -275,4 +295,19 @@ impl VilaConfig {
             "bias": self.projector.bias,
         })
     }
+}
+
+/// A template by its name, with a system prompt of its own if it has one.
+pub(crate) fn template_json(template: &Template) -> Value {
+    json!({"name": template.name(), "system": template.own_system()})
+}
+
+fn read_template(root: &Fields) -> Result<Option<Template>> {
+    let Some(fields) = root.child(TEMPLATE)? else { return Ok(None) };
+    let name = fields.text("name")?.ok_or_else(|| fields.error("name", "is missing; remove the whole key"))?;
+    let template = Template::named(name).map_err(|error| fields.error("name", format!("is not known: {error}")))?;
+    Ok(Some(match fields.text("system")? {
+        Some(system) => template.with_system(system),
+        None => template,
+    }))
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::json_bytes;
 use super::source::Source;
 use super::vocabulary::{ADDED, Change};
-use crate::config::{Layout, ProjectorKind, VilaConfig, VisionFamily};
+use crate::config::{Layout, ProjectorKind, TEMPLATE, VilaConfig, VisionFamily, template_json};
 use crate::image::GeometryMode;
 use crate::{Error, Result};
 
@@ -17,7 +17,7 @@ pub(super) fn check(source: &Source, to: Layout) -> Result<()> {
     };
     if source.config.lora.is_some() {
         let problem =
-            "the checkpoint has adapters beside its weights; merge them first: vila lora merge --model DIR --to DIR";
+            "the checkpoint has adapters beside its weights; merge them first: `vila lora merge --model DIR --to DIR`";
         return refuse("lora", problem.into());
     }
     if source.config.expert.is_some() {
@@ -94,7 +94,9 @@ impl New<'_> {
         let mut root = base;
         root.extend(self.llm());
         let shared = object(self.config.to_json()).into_iter();
-        root.extend(shared.filter(|(field, _)| field.starts_with("mm_") && !field.ends_with("_cfg")));
+        root.extend(
+            shared.filter(|(field, _)| field == TEMPLATE || field.starts_with("mm_") && !field.ends_with("_cfg")),
+        );
         let whole = json!({
             "model_type": "llava_llama",
             "architectures": ["LlavaLlamaForCausalLM"],
@@ -133,6 +135,9 @@ impl New<'_> {
             "torch_dtype": self.source.dtype("llm."),
         });
         let mut root = object(over(base, root));
+        if let Some(template) = &self.config.template {
+            root.insert(TEMPLATE.into(), template_json(template));
+        }
         if let Some(note) = self.vocabulary.note() {
             root.insert(ADDED.into(), note);
         }

@@ -20,6 +20,6 @@ mod resample;
 pub use ::image::RgbImage;
 pub use decode::{ImageFormat, MAX_PIXELS, decode};
 pub use error::{ImageError, ProcessorError};
-pub use geometry::{GeometryMode, UnknownMode, centre_crop, pad_to_square};
+pub use geometry::{GeometryMode, UnknownMode, centre_crop, check_size, pad_to_square};
 pub use processor::{ChannelStats, ImageProcessor};
 pub use resample::{Window, resize_bicubic, resize_bicubic_window};

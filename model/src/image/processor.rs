@@ -5,9 +5,9 @@ use std::path::Path;
 use image::RgbImage;
 use serde_json::Value;
 
-use super::decode::{MAX_PIXELS, decode};
+use super::decode::decode;
 use super::error::{ImageError, ProcessorError};
-use super::geometry::{GeometryMode, centre_crop, pad_to_square, shortest_edge_size};
+use super::geometry::{GeometryMode, centre_crop, check_size, pad_to_square, shortest_edge_size};
 use super::processor_config;
 use super::resample::{Window, resize_bicubic, resize_bicubic_window};
 
@@ -199,13 +199,11 @@ impl ImageProcessor {
     /// Decodes an encoded image and processes it; `name` appears in errors.
     ///
     /// # Errors
-    /// As [`decode`]; [`ImageError::TooLarge`] also for a picture whose canvas in [`GeometryMode::Pad`] would exceed
-    /// [`MAX_PIXELS`], as that of a line of pixels does.
+    /// As [`decode`], and as [`check_size`] in [`GeometryMode::Pad`].
     pub fn decode_and_process(&self, bytes: &[u8], name: &str) -> Result<Vec<f32>, ImageError> {
         let picture = decode(bytes, name)?;
-        let side = u64::from(picture.width().max(picture.height()));
-        if self.mode == GeometryMode::Pad && side * side > MAX_PIXELS {
-            return Err(ImageError::TooLarge { name: name.into(), width: side, height: side, limit: MAX_PIXELS });
+        if self.mode == GeometryMode::Pad {
+            check_size(picture.width(), picture.height(), name)?;
         }
         Ok(self.process(&picture))
     }

@@ -293,9 +293,11 @@ impl Adapter {
 
     fn read(&self, file: &Checkpoint, name: &str) -> Result<Vec<f32>> {
         let raw = file.raw(name);
-        raw.as_ref().and_then(to_f32).ok_or_else(|| {
+        let values = raw.as_ref().and_then(to_f32).ok_or_else(|| {
             Error::format(&self.dir, format!("{name} is not of type F32, F16 or BF16; save the adapter in one of them"))
-        })
+        })?;
+        file.check_finite(name, &values)?;
+        Ok(values)
     }
 
     fn fail(&self, problems: Vec<String>) -> Result<()> {

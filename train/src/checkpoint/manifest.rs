@@ -60,6 +60,11 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The files that are missing or are not what was written.
+    pub(super) fn damaged<'a>(&'a self, dir: &'a Path) -> impl Iterator<Item = (&'a String, &'a FileEntry)> {
+        self.files.iter().filter(|(name, entry)| hash_file(&dir.join(name)).map_or(true, |found| found != **entry))
+    }
+
     /// Reads the manifest alone.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);

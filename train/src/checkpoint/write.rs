@@ -46,7 +46,10 @@ pub(super) fn write_files(partial: &Path, snapshot: Snapshot, before: Option<&Wr
         }
         let entry = match content {
             Content::Bytes(bytes) => write(&path, |file| file.write_all(&bytes))?,
-            Content::Tensors(tensors) => write(&path, |file| write_safetensors(&tensors, file))?,
+            Content::Tensors(tensors) => {
+                check_finite(&path, &tensors)?;
+                write(&path, |file| write_safetensors(&tensors, file))?
+            }
             Content::Unchanged => link(&name, &path, before)?,
         };
         manifest.files.insert(name, entry);
@@ -57,15 +60,24 @@ pub(super) fn write_files(partial: &Path, snapshot: Snapshot, before: Option<&Wr
     Ok(manifest)
 }
 
+/// A checkpoint with a value that is no number must not take the place of whole ones.
+fn check_finite(path: &Path, tensors: &BTreeMap<String, RawTensor>) -> Result<()> {
+    match tensors.iter().find_map(|(name, raw)| Some((name, raw.first_not_finite()?))) {
+        None => Ok(()),
+        Some((name, (index, value))) => Err(Error::NotFinite(format!(
+            "{}: tensor {name} holds {value} (element {index}), so this checkpoint is not written and those before it stay; go on \
+             from them with a lower learning rate",
+            path.display()
+        ))),
+    }
+}
+
 /// A second name for the file before; a copy where the file system has no such thing.
 fn link(name: &str, path: &Path, before: Option<&Written>) -> Result<FileEntry> {
     let missing = || Error::checkpoint(path, "no checkpoint before has these weights");
     let before = before.ok_or_else(missing)?;
     let (from, entry) = (before.dir.join(name), before.manifest.files.get(name).ok_or_else(missing)?);
-    if fs::hard_link(&from, path).is_err() {
-        fs::copy(&from, path).map_err(Error::io(&from))?;
-        flush(path)?;
-    }
+    vila_files::link(&from, path).map_err(Error::io(&from))?;
     Ok(entry.clone())
 }
 
@@ -87,7 +99,7 @@ struct HashingFile {
 
 impl HashingFile {
     fn create(path: &Path) -> io::Result<Self> {
-        Ok(HashingFile { file: File::create(path)?, hash: Sha256::new(), bytes: 0 })
+        Ok(HashingFile { file: vila_files::create(path)?, hash: Sha256::new(), bytes: 0 })
     }
 
     fn finish(self) -> io::Result<FileEntry> {

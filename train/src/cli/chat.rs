@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use vila_model::template::{Exchange, Template};
 use vila_model::tokenizer::{IMAGE_MARK, place_images};
-use vila_model::{Prompt, Vila};
+use vila_model::{Draw, Prompt, Vila};
 
-use super::generate::{Sampling, stream, template};
+use super::generate::{Sampling, stream, template, trained_template};
 use super::model::ModelArguments;
 use super::{Failure, Outcome, print};
 use crate::say::say;
@@ -17,9 +17,9 @@ use crate::say::say;
 pub(super) struct ChatArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Conversation template.
-    #[arg(long, default_value = "vicuna_v1")]
-    template: String,
+    /// Conversation template; that which the checkpoint was trained with if left out, and vicuna_v1 if it names none.
+    #[arg(long)]
+    template: Option<String>,
     /// System prompt in place of the template's own; empty for none.
     #[arg(long)]
     system: Option<String>,
@@ -42,13 +42,17 @@ struct Conversation {
     /// Images of the history, then those of the next question.
     images: Vec<PathBuf>,
     shown: usize,
+    /// Answers so far, forgotten ones included: each has random numbers of its own.
+    turns: u64,
 }
 
 impl Conversation {
     fn ask(&self, question: &str) -> Result<(String, Prompt), vila_model::Error> {
         let question = place_images(question, self.images.len() - self.shown)?;
-        let text = self.template.prompt(&self.history, &question);
-        Ok((question, Prompt { text, images: self.images.clone() }))
+        let asked = self.template.ask(&self.history, &question);
+        let answers = asked.trained.into_iter().map(|answer| answer.start).collect();
+        let draw = Draw { prompt: self.turns, sample: 0 };
+        Ok((question, Prompt { text: asked.text, images: self.images.clone(), answers, draw }))
     }
 
     /// Keeps an image for the next question.
@@ -62,6 +66,7 @@ impl Conversation {
     fn answered(&mut self, question: String, answer: &str) {
         self.history.push(Exchange { question, answer: answer.trim().to_string() });
         self.shown = self.images.len();
+        self.turns += 1;
     }
 
     fn reset(&mut self) {
@@ -72,10 +77,18 @@ impl Conversation {
 }
 
 pub(super) fn chat(arguments: ChatArguments) -> Result<Outcome, Failure> {
-    let template = template(&arguments.template, arguments.system.as_ref())?;
-    let options = arguments.sampling.options(Some(&template))?;
+    let named = arguments.template.as_deref().map(|name| template(name, None)).transpose()?;
+    arguments.sampling.options(None)?;
     let vila = arguments.model.load()?;
-    let mut conversation = Conversation { template, history: Vec::new(), images: Vec::new(), shown: 0 };
+    let mut template = match named.or_else(|| trained_template(&vila)) {
+        Some(template) => template,
+        None => template("vicuna_v1", None)?,
+    };
+    if let Some(system) = &arguments.system {
+        template = template.with_system(system);
+    }
+    let options = arguments.sampling.options(Some(&template))?;
+    let mut conversation = Conversation { template, history: Vec::new(), images: Vec::new(), shown: 0, turns: 0 };
     let input = std::io::stdin();
     let cue = input.is_terminal();
     if cue {

@@ -14,6 +14,8 @@ mod inspect;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod lora;
+#[cfg(test)]
+mod messages;
 mod metrics;
 mod model;
 mod plan;

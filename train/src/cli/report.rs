@@ -19,7 +19,7 @@ pub(super) struct ReportArguments {
 }
 
 pub(super) fn report(arguments: &ReportArguments) -> Result<Outcome, Failure> {
-    let output = arguments.output.clone().unwrap_or_else(|| arguments.run.join("report.html"));
+    let output = arguments.output.clone().unwrap_or_else(|| arguments.run.join(report::FILE));
     let written = report::write(&arguments.run, &output)?;
     if arguments.json {
         print_json(&json!({

@@ -26,7 +26,7 @@ pub trait Answerer {
     ///
     /// # Errors
     /// The prompt is too long or an image cannot be used.
-    fn generate(&self, prompt: &str, images: &[PathBuf], max_new_tokens: usize) -> Result<String>;
+    fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<String>;
 
     /// Log-likelihoods of A, B, C and D as the next word.
     ///
@@ -53,16 +53,12 @@ pub trait Answerer {
 }
 
 impl Answerer for Vila {
-    fn generate(&self, prompt: &str, images: &[PathBuf], max_new_tokens: usize) -> Result<String> {
-        let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
-        Ok(vila_model::generate(self, prompt, images, &options)?.text)
+    fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<String> {
+        Ok(vila_model::generate(self, prompt, images, options)?.text)
     }
 
     fn letters(&self, prompt: &str) -> Result<[f64; 4]> {
-        // Some tokenizers put the space before a word into its token, some add it to a text's first word by themselves.
-        let (whole, alone) = (self.tokenizer.encode("Answer: A")?, self.tokenizer.encode("A")?);
-        let space = if whole.ends_with(&alone) { "" } else { " " };
-        let letters = ["A", "B", "C", "D"].map(|letter| format!("{space}{letter}"));
+        let letters = ["A", "B", "C", "D"].map(|letter| format!(" {letter}"));
         let mut logprobs = [0.0; 4];
         for (logprob, score) in logprobs.iter_mut().zip(vila_model::score_all(self, prompt, &letters, &[])?) {
             *logprob = score.logprob;
@@ -181,7 +177,7 @@ pub struct EvalOptions {
     /// Of the draws.
     pub seed: u64,
     /// The conversation's template; the authors' if none is given.
-    pub template: Option<String>,
+    pub template: Option<Template>,
     /// Which part of the questions.
     pub shard: Shard,
     /// What the report says about image preprocessing.
@@ -211,18 +207,19 @@ struct Asked<'a> {
     item: &'a Item,
     prompt: String,
     images: Vec<PathBuf>,
+    /// What ends an answer in its template.
+    stop: Option<&'static str>,
 }
 
 fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result<Vec<Asked<'a>>> {
     let style = options.task.style;
     let few_shot =
         matches!(style, Style::Question | Style::Caption) && (options.shots.is_some() || style == Style::Caption);
-    let default = if few_shot { "vicuna_v1_nosys" } else { "vicuna_v1" };
-    let name = options.template.as_deref().unwrap_or(default);
-    let template = Template::named(name).map_err(|error| Error::Data(error.to_string()))?;
+    let authors = || Template::named(if few_shot { "vicuna_v1_nosys" } else { "vicuna_v1" });
+    let template = options.template.clone().map_or_else(authors, Ok).map_err(|error| Error::Data(error.to_string()))?;
     let asked = |item: &'a Item| {
         if matches!(style, Style::Text | Style::Letters) {
-            return Asked { item, prompt: item.text.clone(), images: Vec::new() };
+            return Asked { item, prompt: item.text.clone(), images: Vec::new(), stop: None };
         }
         let shots = options.shots.filter(|_| few_shot).unwrap_or(0);
         let shots = demonstrations(item, pool, shots, options.seed, options.choice);
@@ -234,7 +231,7 @@ fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result
                 template.prompt(&[], &(marks + &item.text))
             }
         };
-        Asked { item, prompt, images }
+        Asked { item, prompt, images, stop: template.stop() }
     };
     let marks = |asked: &Asked| asked.prompt.matches(vila_model::tokenizer::IMAGE_MARK).count();
     let asked: Vec<Asked> = items.iter().map(asked).collect();
@@ -266,17 +263,13 @@ pub fn evaluate(model: &dyn Answerer, options: &EvalOptions) -> Result<Evaluatio
     let mut file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
     let mut progress = Progress::new(options.task, options.shard.of(&asked).len());
     for asked in options.shard.of(&asked) {
-        let answer = match answered.get(&asked.item.id) {
-            Some(answer) => answer.clone(),
-            None => {
-                // A model's error knows neither file nor record.
-                let answer = answer(model, options, asked).map_err(|e| asked.item.record.error(&e.to_string()))?;
-                let line = answer_line(&answer) + "\n";
-                file.write_all(line.as_bytes()).map_err(Error::io(&path))?;
-                answer
-            }
-        };
-        progress.count(options.task.right(asked.item, &answer));
+        if !answered.contains_key(&asked.item.id) {
+            // A model's error knows neither file nor record.
+            let answer = answer(model, options, asked).map_err(|e| asked.item.record.error(&e.to_string()))?;
+            let line = answer_line(&answer) + "\n";
+            file.write_all(line.as_bytes()).map_err(Error::io(&path))?;
+        }
+        progress.count();
     }
     finish(options, &items, &header)
 }
@@ -360,10 +353,12 @@ fn open_answers(path: &Path, header: &Value) -> Result<HashMap<String, Answer>> 
     }
     let text = read_text(path)?;
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let answers = read_answers(path, whole, header)?;
+    // Only now is it known that the file is an evaluation's.
     if whole.len() < text.len() {
         write_whole(path, whole.as_bytes())?;
     }
-    read_answers(path, whole, header)
+    Ok(answers)
 }
 
 fn read_answers(path: &Path, text: &str, header: &Value) -> Result<HashMap<String, Answer>> {
@@ -396,7 +391,7 @@ fn answer_line(answer: &Answer) -> String {
 }
 
 fn answer(model: &dyn Answerer, options: &EvalOptions, asked: &Asked) -> Result<Answer> {
-    let task = options.task;
+    let EvalOptions { task, arrangement, .. } = options;
     let mut prompt = asked.prompt.clone();
     if matches!(task.style, Style::Letters | Style::Text) {
         let most = super::tasks::MOST_TOKENS.min(model.context().saturating_sub(task.max_new_tokens + 1));
@@ -408,9 +403,11 @@ fn answer(model: &dyn Answerer, options: &EvalOptions, asked: &Asked) -> Result<
         }
     }
     let logprobs = if task.style == Style::Letters { Some(model.letters(&prompt)?) } else { None };
-    let text = model.generate(&prompt, &asked.images, task.max_new_tokens)?;
+    let stop = asked.stop.map(String::from).into_iter().collect();
+    let options = GenerateOptions { max_new_tokens: task.max_new_tokens, stop, ..GenerateOptions::default() };
+    let text = model.generate(&prompt, &asked.images, &options)?;
     // A text that is continued goes on after its answer.
-    let line = match options.arrangement {
+    let line = match arrangement {
         Arrangement::OpenFlamingo if matches!(task.style, Style::Question | Style::Caption) => {
             text.trim_start().split('\n').next().unwrap_or("")
         }
@@ -450,23 +447,51 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
         "result": outcome.report.as_ref().map(Report::json),
     });
     let report = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
-    let mut written = Vec::new();
-    for (name, bytes) in outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]) {
-        let path = out.join(name);
-        let folder = path.parent().unwrap_or(out);
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        write_whole(&path, &bytes)?;
-        written.push(path);
-    }
+    let files: Vec<_> = outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]).collect();
+    let written = write_results(out, &files)?;
     Ok(Evaluation::Done { report: outcome.report, written })
 }
 
-/// Lines with a running score.
+/// Lists the results that evaluations wrote into a folder; other files of these names are somebody's.
+const WRITTEN: &str = ".written";
+
+/// Writes files by name into the folder of an evaluation.
+///
+/// # Errors
+/// Another file has one of the names; nothing is written then.
+fn write_results(out: &Path, files: &[(String, Vec<u8>)]) -> Result<Vec<PathBuf>> {
+    let list = out.join(WRITTEN);
+    let mut known = match vila_files::read_to_string(&list, vila_files::MAX_CONFIG) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        known => known.map_err(Error::io(&list))?,
+    };
+    for (name, bytes) in files {
+        let path = out.join(name);
+        let same = || vila_files::read(&path, bytes.len() as u64).is_ok_and(|found| found == *bytes);
+        if !known.lines().any(|line| line == name) {
+            if std::fs::symlink_metadata(&path).is_ok() && !same() {
+                let problem =
+                    "is there already, and no evaluation wrote it; move it, and the same command writes the results";
+                return Err(Error::OutputDirectory { path, problem: problem.into() });
+            }
+            known += &format!("{name}\n");
+        }
+    }
+    write_whole(&list, known.as_bytes())?;
+    let write = |(name, bytes): &(String, Vec<u8>)| {
+        let path = out.join(name);
+        let folder = path.parent().unwrap_or(out);
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        write_whole(&path, bytes).map(|()| path)
+    };
+    files.iter().map(write).collect()
+}
+
+/// Lines without a running score: metrics are of all answers, and what holds of some of them need not hold of all.
 struct Progress {
     name: &'static str,
     total: usize,
     done: usize,
-    scores: Vec<f64>,
     started: Instant,
     last_line: Instant,
 }
@@ -476,21 +501,16 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 impl Progress {
     fn new(task: &'static Task, total: usize) -> Self {
         let now = Instant::now();
-        Progress { name: task.name, total, done: 0, scores: Vec::new(), started: now, last_line: now }
+        Progress { name: task.name, total, done: 0, started: now, last_line: now }
     }
 
-    fn count(&mut self, score: Option<f64>) {
+    fn count(&mut self) {
         self.done += 1;
-        self.scores.extend(score);
         if self.done < self.total && self.last_line.elapsed() < LINE_EVERY {
             return;
         }
         self.last_line = Instant::now();
         let left = self.started.elapsed().as_secs_f64() / self.done as f64 * (self.total - self.done) as f64;
-        let score = match self.scores.len() {
-            0 => String::new(),
-            count => format!(" score {:.4}", self.scores.iter().sum::<f64>() / count as f64),
-        };
-        say(format_args!("{} {}/{}{score} left {left:.0} s", self.name, self.done, self.total));
+        say(format_args!("{} {}/{} left {left:.0} s", self.name, self.done, self.total));
     }
 }

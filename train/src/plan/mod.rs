@@ -19,6 +19,7 @@ pub use content::{Content, Document, Mix};
 pub use dry::{DryDevice, PARTS, Policy, StepEstimate, dry_stage_start, dry_step};
 pub use ledger::Holding;
 
+use crate::data::shard::ShardReader;
 use crate::packing::grain;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
 use crate::sources::find_source;
@@ -165,17 +166,20 @@ pub fn plan(recipe: &Recipe, path: &Path, options: &PlanOptions) -> Result<Plan>
     let mut config = config;
     for stage in &recipe.stage {
         recipe.model.graft(&mut config, stage).map_err(|problem| Error::recipe(path, problem))?;
-        let content = content(recipe, stage, &config, tokenizer.as_ref(), options.assume)?;
+        let documents = documents(recipe, stage, tokenizer.as_ref(), options.assume)?;
+        let content = documents.content(stage, &config, recipe.seed)?;
+        let start = dry_stage_start(options.device, &config, dtype, before, stage)? as u64;
         let planner = Planner {
             config: &config,
             dtype,
             moments: recipe.model.moments.into(),
             stage,
-            most: content.most,
+            documents: &documents,
+            seed: recipe.seed,
+            start: start.saturating_add(options.device.overhead()),
             options,
         };
-        let start = dry_stage_start(options.device, &config, dtype, before, stage)? as u64;
-        stages.push(StagePlan { stage: stage.clone(), policies: planner.policies(&content, start)?, content, start });
+        stages.push(StagePlan { stage: stage.clone(), policies: planner.policies(&content)?, content, start });
         before = Some(stage);
     }
     Ok(Plan { config: base, dtype, parameters, stages })
@@ -224,18 +228,27 @@ fn check_sizes(config: &VilaConfig) -> std::result::Result<(), String> {
     }
 }
 
-fn content(
-    recipe: &Recipe,
-    stage: &StageSpec,
-    config: &VilaConfig,
-    tokenizer: Option<&Tokenizer>,
-    assume: Assume,
-) -> Result<Content> {
+/// What the documents of a stage are taken from.
+enum Documents {
+    Like(Document),
+    Records(Vec<(Arc<ShardReader>, u64, f64)>),
+}
+
+impl Documents {
+    fn content(&self, stage: &StageSpec, config: &VilaConfig, seed: u64) -> Result<Content> {
+        match self {
+            Documents::Like(document) => Content::assumed(stage, *document, config),
+            Documents::Records(shards) => Content::of_records(stage, shards, config, seed),
+        }
+    }
+}
+
+fn documents(recipe: &Recipe, stage: &StageSpec, tokenizer: Option<&Tokenizer>, assume: Assume) -> Result<Documents> {
     if stage.capacity > MOST_POSITIONS {
         return Err(Error::Data(format!("stage {}: `capacity` is above {MOST_POSITIONS}", stage.name)));
     }
     if let Assume::Document(document) = assume {
-        return Content::assumed(stage, document, config);
+        return Ok(Documents::Like(document));
     }
     let mut shards = Vec::new();
     for (name, share) in &stage.data {
@@ -246,9 +259,9 @@ fn content(
         }
     }
     if shards.len() == stage.data.len() {
-        return Content::of_records(stage, &shards, config, recipe.seed);
+        return Ok(Documents::Records(shards));
     }
-    Content::assumed(stage, content::mean_document(recipe, stage), config)
+    Ok(Documents::Like(content::mean_document(recipe, stage)))
 }
 
 /// Longest micro-batch that is planned.
@@ -262,17 +275,19 @@ struct Planner<'a> {
     dtype: DType,
     moments: DType,
     stage: &'a StageSpec,
-    /// What a micro-batch holds at most at the stage's capacity.
-    most: Mix,
+    documents: &'a Documents,
+    seed: u64,
+    /// Bytes of a process while the stage begins.
+    start: u64,
     options: &'a PlanOptions,
 }
 
 impl Planner<'_> {
-    fn policies(&self, content: &Content, start: u64) -> Result<Vec<PolicyPlan>> {
+    fn policies(&self, content: &Content) -> Result<Vec<PolicyPlan>> {
         let mut without = None;
         let mut policies = Vec::new();
         for (recompute, name) in POLICIES {
-            let heaviest = self.step(recompute, self.most, self.stage.capacity)?;
+            let heaviest = self.step(recompute, content.most, self.stage.capacity)?;
             let mean = self.step(recompute, content.mean, self.stage.capacity)?;
             let backward = *without.get_or_insert(mean.backward);
             let flops = StepFlops {
@@ -281,12 +296,11 @@ impl Planner<'_> {
                 recompute: content.micro_batches * (mean.backward - backward).max(0.0),
             };
             let total = self.total(&heaviest);
-            let fits = |memory| total.max(start.saturating_add(self.options.device.overhead())) <= memory;
             policies.push(PolicyPlan {
                 name,
                 parts: dry::parts(&heaviest),
                 total,
-                fits: self.options.memory.map(fits),
+                fits: self.options.memory.map(|memory| self.fits(total, memory)),
                 largest_capacity: match self.options.memory {
                     Some(memory) => self.largest_capacity(recompute, memory)?,
                     None => None,
@@ -314,21 +328,34 @@ impl Planner<'_> {
             + self.options.device.overhead()
     }
 
+    /// Whether a step that takes `total` bytes at its peak, and the stage's begin, have room.
+    fn fits(&self, total: u64, memory: u64) -> bool {
+        total.max(self.start) <= memory
+    }
+
+    /// Whether a step of full micro-batches of that capacity and the stage's begin fit; nothing where a document is longer.
+    fn fits_at(&self, recompute: Recompute, capacity: usize, memory: u64) -> Result<Option<bool>> {
+        let stage = StageSpec { capacity, ..self.stage.clone() };
+        let Ok(content) = self.documents.content(&stage, self.config, self.seed) else { return Ok(None) };
+        let estimate = self.step(recompute, content.most, capacity)?;
+        Ok(Some(self.fits(self.total(&estimate), memory)))
+    }
+
     fn largest_capacity(&self, recompute: Recompute, memory: u64) -> Result<Option<usize>> {
-        let fits = |units: usize| -> Result<bool> {
-            let capacity = units * CAPACITY_STEP;
-            let estimate = self.step(recompute, self.most.scaled(capacity as f64), capacity)?;
-            Ok(self.total(&estimate) <= memory)
-        };
+        if self.start > memory {
+            return Ok(None);
+        }
+        let fits = |units: usize| self.fits_at(recompute, units * CAPACITY_STEP, memory);
         let (mut low, mut high) = (0, (self.stage.capacity / CAPACITY_STEP).max(1));
-        while high < MOST_POSITIONS / CAPACITY_STEP && fits(high)? {
+        // What is too short for a document is below the answer, too.
+        while high < MOST_POSITIONS / CAPACITY_STEP && fits(high)? != Some(false) {
             (low, high) = (high, (2 * high).min(MOST_POSITIONS / CAPACITY_STEP));
         }
         while high - low > 1 {
             let middle = low.midpoint(high);
-            if fits(middle)? { low = middle } else { high = middle }
+            if fits(middle)? == Some(false) { high = middle } else { low = middle }
         }
-        Ok((low > 0).then_some(low * CAPACITY_STEP))
+        Ok((low > 0 && fits(low)? == Some(true)).then_some(low * CAPACITY_STEP))
     }
 }
 

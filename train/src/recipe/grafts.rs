@@ -89,7 +89,7 @@ impl ModelSpec {
                 wanted.scaling.alpha_pattern.clone_from(&own.scaling.alpha_pattern);
                 if *own != (LoraConfig { dropout: own.dropout, ..wanted.clone() }) {
                     return Err("the checkpoint has adapters of another rank, alpha or targets than `model.lora`; \
-                                merge them first (vila lora merge), or say the same here"
+                                merge them first (`vila lora merge`), or say the same here"
                         .into());
                 }
             }

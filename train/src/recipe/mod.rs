@@ -1,6 +1,10 @@
 //! A recipe: one TOML file for a whole run. Paths in it are relative to its folder.
 
+mod difference;
+#[cfg(test)]
+mod fuzz;
 mod grafts;
+mod names;
 mod overrides;
 mod start;
 
@@ -12,6 +16,7 @@ use sha2::{Digest, Sha256};
 use vila_autograd::Recompute;
 use vila_engine::DType;
 
+use crate::data::ingest::TooLong;
 use crate::{Error, Result};
 
 pub use grafts::{Grafted, LoraSpec};
@@ -53,6 +58,9 @@ pub struct Recipe {
     /// See [`Recipe::hash`].
     #[serde(skip)]
     hash: String,
+    /// What the hash is of, to say what differs.
+    #[serde(skip)]
+    written: toml::Table,
 }
 
 /// Where the model comes from.
@@ -219,7 +227,7 @@ pub struct ImageSpec {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSpec {
-    /// A shard directory; excludes the other fields but `hold_out`.
+    /// A shard directory; excludes the other fields but `hold_out`, `too_long` and `max_tokens`.
     pub shard: Option<PathBuf>,
     /// `mmc4`, `pairs`, `llava` or `text`.
     pub format: Option<String>,
@@ -241,6 +249,15 @@ pub struct SourceSpec {
     pub max_images: Option<usize>,
     /// `stop` or `skip`.
     pub on_error: Option<String>,
+    /// Whether images may lie outside their folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub images_anywhere: bool,
+    /// What becomes of documents that are longer than the model's context, the stage's `capacity` or `max_tokens`; cut if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_long: Option<TooLong>,
+    /// Most positions of a document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
     /// Documents at the end that are never trained on and serve for validation.
     #[serde(default)]
     pub hold_out: u64,
@@ -365,6 +382,17 @@ impl Part {
             Part::Lora => "lora.",
             Part::Expert => "visual_expert.",
         })
+    }
+
+    /// As recipes name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Vision => "vision",
+            Part::Projector => "projector",
+            Part::Llm => "llm",
+            Part::Lora => "lora",
+            Part::Expert => "expert",
+        }
     }
 }
 
@@ -516,7 +544,7 @@ impl Recipe {
             sets.iter().try_for_each(|set| overrides::apply(&mut table, set)).map_err(|e| Error::recipe(path, e))?;
             recipe = table.try_into().map_err(explain)?;
         }
-        recipe.hash = recipe.identity();
+        (recipe.hash, recipe.written) = (recipe.identity(), recipe.essentials());
         recipe.change_paths(|path| *path = folder.join(&path));
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
@@ -551,11 +579,19 @@ impl Recipe {
                 && source.input.is_empty()
                 && options.iter().all(|option| option.is_none())
                 && source.images.is_none()
-                && source.max_images.is_none();
+                && source.max_images.is_none()
+                && !source.images_anywhere;
             let fine = if source.shard.is_some() { ready } else { raw };
             ensure(
                 fine,
-                format!("source `{name}` needs either `shard` alone (with `hold_out`), or `format` and `input`"),
+                format!(
+                    "source `{name}` needs either `shard` alone (with `hold_out`, `too_long`, `max_tokens`), or `format` and `input`"
+                ),
+            )?;
+            names::check("source", name)?;
+            ensure(
+                source.max_tokens.is_none_or(|most| most > 1),
+                format!("source `{name}`: `max_tokens` leaves no room for text; raise it, or leave it out"),
             )?;
         }
         ensure(!self.stage.is_empty(), "there is no [[stage]]".into())?;
@@ -626,14 +662,24 @@ impl Recipe {
     }
 
     fn identity(&self) -> String {
+        let json = serde_json::to_vec(&self.neutral()).unwrap_or_default();
+        crate::data::tokens::hex(&Sha256::digest(json))
+    }
+
+    /// The keys behind the hash.
+    fn essentials(&self) -> toml::Table {
+        toml::Table::try_from(self.neutral()).unwrap_or_default()
+    }
+
+    /// The recipe with defaults in place of what does not count.
+    fn neutral(&self) -> Recipe {
         let mut recipe = self.clone();
         recipe.out = PathBuf::new();
         recipe.checkpoint = CheckpointSpec::default();
         (recipe.ranks, recipe.loader, recipe.samples) = (RanksSpec::default(), LoaderSpec::default(), None);
         (recipe.on_nonfinite, recipe.max_skipped, recipe.loss_spike) = (OnNonFinite::Stop, 0, None);
         recipe.stage.iter_mut().for_each(|stage| stage.omit.clear());
-        let json = serde_json::to_vec(&recipe).unwrap_or_default();
-        crate::data::tokens::hex(&Sha256::digest(json))
+        recipe
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::loader::SourceSummary;
+
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
@@ -24,6 +26,12 @@ pub enum ReportError {
     #[error("{}: no metrics here; give the directory of a run, the `out` of its recipe", path.display())]
     NoRun {
         /// Where the metrics should be.
+        path: PathBuf,
+    },
+    /// The page would replace a file that is none of this program's.
+    #[error("{}: is there already and is no page of this program; move it, or choose another name with --output", path.display())]
+    Foreign {
+        /// The file.
         path: PathBuf,
     },
     /// The run has not finished a step.
@@ -70,6 +78,8 @@ pub(super) struct Step {
     #[serde(default)]
     pub loss_by_source: BTreeMap<String, SourceLoss>,
     pub packing: Option<f64>,
+    #[serde(default)]
+    pub left_out: BTreeMap<String, SourceSummary>,
     pub skipped: Option<String>,
 }
 

@@ -1,7 +1,9 @@
 //! The training loop: stages, steps, saving, stopping and resuming, on one rank or many.
 
+pub(crate) mod folder;
 mod guard;
 mod log;
+mod preflight;
 mod samples;
 mod session;
 mod stage;
@@ -18,10 +20,11 @@ use vila_engine::Backend;
 use crate::checkpoint::{Checkpoints, StageReport, TrainerState, load_state};
 use crate::loader::Share;
 use crate::profile::Profiler;
-use crate::ranks::{Collective, Solo, threads};
+use crate::ranks::{Collective, Facts, Solo, agree_on, threads};
 use crate::recipe::Recipe;
 use crate::{Error, Result};
-use session::{Session, stage_data};
+use folder::RunFolder;
+use session::Session;
 use stage::StageRunner;
 
 /// How to run.
@@ -126,10 +129,20 @@ fn run(
     options: &RunOptions,
     collective: &dyn Collective,
 ) -> Result<RunReport> {
+    if collective.world() > 1 {
+        agree_on(collective, &Facts::recipe(recipe)?.with("device", backend.name()))?;
+    }
     let profiler = (options.profile > 0).then(|| Arc::new(Profiler::new(Arc::clone(&backend))));
     let backend = profiler.clone().map_or(backend, |profiler| profiler as Arc<dyn Backend>);
     let share = Share { rank: collective.rank(), world: collective.world() };
     let first = share.rank == 0;
+    if first {
+        preflight::warn_of_cost(recipe, backend.name());
+    }
+    // What is wrong with a new run's names leaves no trace of it.
+    if first && (options.restart || !recipe.out.exists()) {
+        preflight::check_names(recipe, 0)?;
+    }
     // Rank 0 alone touches the directory; the others wait for what it found.
     let kept = if first { Some(open(recipe, path, &backend, options)?) } else { None };
     let found = kept.as_ref().and_then(|kept| kept.newest.clone());
@@ -137,21 +150,35 @@ fn run(
     let said = collective.hear_first(said)?;
     let newest = (!said.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(&said)));
     let resumed = newest.as_deref().map(load_state).transpose()?;
-    let stage = recipe.stage.get(resumed.as_ref().map_or(0, |state| state.stage));
+    let mut state = resumed.unwrap_or_else(|| TrainerState::new(recipe.hash().to_string()));
+    if first {
+        preflight::check_names(recipe, state.stage)?;
+    }
+    let stage = recipe.stage.get(state.stage);
     let mut session = match &newest {
         Some(dir) => Session::load(dir, backend, recipe, stage)?,
         None => Session::start(recipe, path, backend)?,
     };
-    let mut state = resumed.unwrap_or_else(|| TrainerState::new(recipe.hash().to_string()));
-    let nothing = Checkpoints::elsewhere(&recipe.out);
+    if share.world > 1 {
+        agree_on(collective, &session.facts()?)?;
+    }
+    let open = || preflight::open_stages(recipe, &session, &state, share, options);
+    // Rank 0 ingests what was not yet; the others find it done.
+    let data = if first { Some(open()?) } else { None };
+    collective.agree(0)?;
+    let data = data.map_or_else(open, Ok)?;
+    let nothing = Checkpoints::elsewhere(recipe);
     let checkpoints = kept.as_ref().map_or(&nothing, |kept| &kept.checkpoints);
     let (mut newest, mut stopped_by) = (newest, None);
-    while state.stage < recipe.stage.len() && stopped_by.is_none() {
-        let (stage, profiler) = (&recipe.stage[state.stage], profiler.as_deref());
+    for (stage, data) in recipe.stage.iter().skip(state.stage).zip(data) {
+        let profiler = profiler.as_deref();
         let runner = StageRunner { recipe, stage, checkpoints, options, profiler, collective, share };
-        let (name, stopped) = runner.run(&mut session, &mut state, newest.as_deref())?;
+        let (name, stopped) = runner.run(&mut session, &mut state, data, newest.as_deref())?;
         newest = Some(checkpoints.dir(&name));
         stopped_by = stopped;
+        if stopped.is_some() {
+            break;
+        }
     }
     checkpoints.finish()?;
     // Nobody leaves before the last checkpoint is whole.
@@ -164,94 +191,55 @@ fn run(
 struct Kept {
     checkpoints: Checkpoints,
     newest: Option<PathBuf>,
-    _lock: std::fs::File,
+    _folder: RunFolder,
 }
 
 fn open(recipe: &Recipe, path: &Path, backend: &Arc<dyn Backend>, options: &RunOptions) -> Result<Kept> {
-    std::fs::create_dir_all(&recipe.out).map_err(Error::io(&recipe.out))?;
-    let lock = lock(&recipe.out)?;
+    let folder = RunFolder::open(&recipe.out)?;
     let alone = Share { rank: 0, world: 1 };
+    let start = || Session::start(recipe, path, Arc::clone(backend));
     if options.restart {
         // What cannot run must not cost the old run its files.
-        let session = Session::start(recipe, path, Arc::clone(backend))?;
-        stage_data(recipe, 0, &session, alone)?;
-        discard(&recipe.out)?;
+        let session = start()?;
+        preflight::open_stages(recipe, &session, &TrainerState::new(String::new()), alone, options)?;
+        folder.discard()?;
     }
-    let checkpoints = Checkpoints::open(&recipe.out, &recipe.checkpoint)?;
-    let newest = checkpoints.newest()?;
-    let resumed = newest.as_deref().map(load_state).transpose()?;
-    check_claim(&recipe.out, recipe.hash(), resumed.as_ref())?;
-    Ok(Kept { checkpoints, newest, _lock: lock })
+    folder.check_free()?;
+    check_claim(recipe, &folder)?;
+    let checkpoints = Checkpoints::open(recipe)?;
+    let newest = checkpoints.newest(&|component| {
+        let session = start()?;
+        Ok(component.tensors(&*session.backend, session.weights()?, &session.carried.extras)?)
+    })?;
+    Ok(Kept { checkpoints, newest, _folder: folder })
 }
 
 /// A directory belongs to the recipe that made its first step there.
-fn check_claim(out: &Path, hash: &str, resumed: Option<&TrainerState>) -> Result<()> {
-    let path = out.join(CLAIM);
-    let claimed = match std::fs::read_to_string(&path) {
-        Ok(owner) => Some(owner.trim().to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(Error::io(&path)(error)),
-    };
-    match resumed.map(|state| state.recipe_hash.clone()).or(claimed) {
-        Some(owner) if owner != hash => Err(Error::OutputDirectory {
-            path: out.to_path_buf(),
-            problem: format!(
-                "holds a run of another recipe (hash {}, this one is {}); choose another `out`, or --restart to discard it",
-                owner.get(..12).unwrap_or(&owner),
-                hash.get(..12).unwrap_or(hash)
-            ),
-        }),
+fn check_claim(recipe: &Recipe, folder: &RunFolder) -> Result<()> {
+    match folder.claim()? {
+        Some(owner) if owner != recipe.hash() => {
+            let newest = Some(recipe.out.join("latest")).filter(|latest| latest.exists());
+            let problem = recipe.of_another_run(&owner, newest.as_deref());
+            Err(Error::OutputDirectory { path: recipe.out.clone(), problem })
+        }
         _ => Ok(()),
     }
-}
-
-/// Holds the hash of the recipe that a directory belongs to.
-const CLAIM: &str = "recipe.hash";
-
-/// Keeps other processes out of a run's directory until it is dropped.
-fn lock(out: &Path) -> Result<std::fs::File> {
-    let path = out.join(".lock");
-    let file = std::fs::File::create(&path).map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::OutputDirectory {
-            path: out.to_path_buf(),
-            problem: "another process is running there; wait for it, or choose another `out`".into(),
-        }),
-        Err(std::fs::TryLockError::Error(error)) => Err(Error::io(&path)(error)),
-    }
-}
-
-/// Removes a run's files, and nothing else, from its output directory.
-pub(crate) fn discard(out: &Path) -> Result<()> {
-    let files =
-        ["latest", CLAIM, "metrics.jsonl", "samples.jsonl", "report.html", "checkpoints", "profile", "tensorboard"];
-    for name in files {
-        let path = out.join(name);
-        let removed = if path.is_dir() && !path.is_symlink() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path)(error)),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Checks a recipe and builds everything but weights and steps: sources are ingested, documents checked.
 ///
 /// Returns one line per stage.
 pub fn dry_run(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>) -> Result<Vec<String>> {
+    preflight::check_names(recipe, 0)?;
+    preflight::warn_of_cost(recipe, backend.name());
     let session = Session::start(recipe, path, backend)?;
+    let (state, alone) = (TrainerState::new(String::new()), Share { rank: 0, world: 1 });
+    let data = preflight::open_stages(recipe, &session, &state, alone, &RunOptions::default())?;
     recipe
         .stage
         .iter()
-        .enumerate()
-        .map(|(index, stage)| {
-            let data = stage_data(recipe, index, &session, Share { rank: 0, world: 1 })?;
+        .zip(data)
+        .map(|(stage, data)| {
             let first = data.step(0)?;
             Ok(format!(
                 "{}: {} steps of {} documents; the first step has {} tokens, {} supervised, {} images in {} micro-batches",

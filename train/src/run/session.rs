@@ -9,11 +9,11 @@ use vila_model::tokenizer::Tokenizer;
 use vila_model::{Parts, Vila, VilaModel};
 
 use crate::checkpoint::Carried;
-use crate::data::shard::ShardReader;
 use crate::loader::{Geometry, Share, Source, StageData};
 use crate::packing::grain;
+use crate::ranks::Facts;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
-use crate::sources::open_source;
+use crate::say::say;
 use crate::{Error, Result};
 
 /// The model of a run between stages.
@@ -93,6 +93,41 @@ impl Session {
         Ok(())
     }
 
+    /// Takes the conversation template of the source with the largest share, the first among equals, which checkpoints
+    /// name from now on; `aloud` says so where sources have several.
+    pub(super) fn learn_template(&mut self, stage: &StageSpec, data: &StageData, aloud: bool) {
+        let share = |source: &str| stage.data.get(source).copied().unwrap_or(0.0);
+        let mut templates = data.templates();
+        templates.sort_by(|(one, _), (other, _)| share(other).total_cmp(&share(one)));
+        let Some((source, template)) = templates.first().cloned() else { return };
+        if aloud && templates.iter().any(|(_, other)| *other != template) {
+            say(format_args!(
+                "stage {}: its sources have several conversation templates; `chat` and `eval` will use that of `{source}` \
+                 ({}) unless --template names another",
+                stage.name,
+                template.name()
+            ));
+        }
+        self.carried.config.template = Some(template);
+    }
+
+    /// What ranks must have alike of a model that each has read by itself: checksums of its files and of every weight.
+    pub(super) fn facts(&self) -> Result<Facts> {
+        let Carried { config, tokenizer, preprocessor, .. } = &self.carried;
+        let sum = |bytes: &[u8]| format!("{:08x}", crc32c::crc32c(bytes));
+        let mut facts = Facts::new()
+            .with("a model configuration, whose checksum", sum(format!("{config:?}").as_bytes()))
+            .with("a tokenizer, whose checksum", sum(tokenizer))
+            .with("image settings, whose checksum", sum(format!("{preprocessor:?}").as_bytes()));
+        let store = self.weights()?;
+        for id in store.ids() {
+            let parts = store.weight_parts(id).iter().map(|part| Ok(sum(&self.backend.download(part)?)));
+            let sums = parts.collect::<Result<Vec<_>>>()?.join(" ");
+            facts = facts.with(format!("weights {}, whose checksum", store.spec(id).name), sums);
+        }
+        Ok(facts)
+    }
+
     pub(super) fn weights(&self) -> Result<&ParamStore> {
         self.store.as_ref().ok_or_else(|| Error::Data("the weights are gone after a failed stage".into()))
     }
@@ -100,7 +135,7 @@ impl Session {
     /// What generation needs of the model in training.
     pub(super) fn parts<'a>(&'a self, model: &'a VilaModel) -> Result<Parts<'a>> {
         let (store, tokenizer, processor) = (self.weights()?, &self.tokenizer, &self.processor);
-        Ok(Parts { backend: &*self.backend, store, model, tokenizer, processor })
+        Ok(Parts { backend: &*self.backend, store, model, tokenizer, processor, dir: None })
     }
 }
 
@@ -120,18 +155,19 @@ pub(super) fn stage_seed(recipe: &Recipe, index: usize) -> u64 {
 }
 
 /// The data of a stage, of which this rank makes its share.
-pub(super) fn stage_data(recipe: &Recipe, index: usize, session: &Session, share: Share) -> Result<StageData> {
+pub(super) fn stage_data(
+    recipe: &Recipe,
+    index: usize,
+    session: &Session,
+    sources: Vec<Source>,
+    share: Share,
+) -> Result<StageData> {
     let stage = &recipe.stage[index];
-    let mut sources = Vec::new();
-    for name in stage.data.keys() {
-        let spec = &recipe.sources[name];
-        let reader: ShardReader = open_source(&recipe.out, name, spec, &session.tokenizer)?;
-        sources.push(Source { name: name.clone(), reader: Arc::new(reader), hold_out: spec.hold_out });
-    }
     let geometry = Geometry {
         tokens_per_image: session.carried.config.tokens_per_image(),
         max_positions: session.carried.config.llm.max_positions,
         align: if session.backend.needs_fixed_shapes() { grain(stage.capacity) } else { 1 },
+        vocabulary: session.carried.config.llm.vocab_size,
         width: session.carried.config.llm.hidden_size,
     };
     StageData::new(stage_seed(recipe, index), stage, sources, geometry, share, session.processor.clone())

@@ -8,12 +8,13 @@ use signal_hook::consts::SIGTERM;
 use vila_autograd::{ParamStore, Tape};
 use vila_engine::ops::{Copy, Fill};
 use vila_engine::{Backend, DType, Tensor, philox};
+use vila_files::OwnFolder;
 use vila_model::VilaModel;
 use vila_model::weights::Component;
 
 use super::guard::Guard;
 use super::log::{Log, memory, note};
-use super::session::{Session, stage_data, stage_seed};
+use super::session::{Session, stage_seed};
 use super::{RunOptions, samples};
 use crate::checkpoint::{Checkpoints, StageReport, TrainerState, load_moments, step_name};
 use crate::faults::{self, Action};
@@ -22,7 +23,7 @@ use crate::metrics::{SourceLoss, StepMetrics, WallMetrics};
 use crate::optimizer::{Optimizer, Sharing, schedule};
 use crate::order::digest;
 use crate::profile::{self, Profiler};
-use crate::ranks::{Collective, GradientExchange, Partition};
+use crate::ranks::{Collective, Facts, GradientExchange, Partition, agree_on};
 use crate::recipe::{Recipe, StageSpec};
 use crate::{Error, Result};
 
@@ -100,14 +101,19 @@ impl StageRunner<'_> {
         &self,
         session: &mut Session,
         state: &mut TrainerState,
+        mut data: StageData,
         resume_from: Option<&Path>,
     ) -> Result<(String, Option<usize>)> {
         session.retrain(self.recipe, self.stage)?;
+        session.learn_template(self.stage, &data, self.first());
         let backend = Arc::clone(&session.backend);
         let backend = &*backend;
         let store = session.weights()?;
         let model = VilaModel::new(backend, &session.carried.config, store)?;
-        let mut data = self.data(session, state)?;
+        let hashes = data.source_hashes().fold(Facts::new(), |facts, (name, hash)| {
+            facts.with(format!("the data of sources.{name}, whose hash"), hash)
+        });
+        agree_on(self.collective, &hashes)?;
         if self.stage.feature_bank {
             data.fill_feature_bank(backend, &model, store)?;
         }
@@ -126,7 +132,7 @@ impl StageRunner<'_> {
         }
         let course = Course {
             held_out: if self.stage.validate_every > 0 { data.held_out()? } else { None },
-            log: self.first().then(|| Log::open(self, state)).transpose()?,
+            log: self.first().then(|| Log::open(self, state, &data)).transpose()?,
             guard: Guard::new(self.recipe),
             training,
             data: &data,
@@ -217,7 +223,7 @@ impl StageRunner<'_> {
             skipped.is_none() && every > 0 && reached
         };
         let validation_loss = match &course.held_out {
-            Some(held_out) if due(self.stage.validate_every) => Some(self.validate(&course.training, held_out)?),
+            Some(held_out) if due(self.stage.validate_every) => self.validate(&course.training, held_out)?,
             _ => None,
         };
         course.save_due |= due(self.recipe.checkpoint.every);
@@ -244,6 +250,7 @@ impl StageRunner<'_> {
             micro_batches: step.micro_batches,
             packing: step.tokens as f64 / step.positions.max(1) as f64,
             validation_loss,
+            left_out: if state.step + passed_over == 1 { course.data.left_out() } else { BTreeMap::new() },
             skipped,
         };
         let wall = WallMetrics {
@@ -266,18 +273,6 @@ impl StageRunner<'_> {
 
     fn first(&self) -> bool {
         self.share.rank == 0
-    }
-
-    /// Rank 0 ingests what was not yet; the others find it done.
-    fn data(&self, session: &Session, state: &TrainerState) -> Result<StageData> {
-        let make = || stage_data(self.recipe, state.stage, session, self.share);
-        if self.first() {
-            let data = make()?;
-            self.collective.agree(0)?;
-            return Ok(data);
-        }
-        self.collective.agree(0)?;
-        make()
     }
 
     fn sharing(&self, store: &ParamStore) -> Sharing {
@@ -442,9 +437,10 @@ impl StageRunner<'_> {
             return Ok(());
         }
         if let (Some(records), true) = (profiler.stop(), self.first()) {
-            let folder = self.recipe.out.join("profile").join(&self.stage.name);
-            std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            profile::write(&records, &folder)?;
+            let folder = OwnFolder::create(&self.recipe.out)
+                .and_then(|out| out.folder(profile::FOLDER)?.folder(&self.stage.name))
+                .map_err(Error::io(self.recipe.out.join(profile::FOLDER).join(&self.stage.name)))?;
+            profile::write(&records, folder.path())?;
         }
         Ok(())
     }
@@ -465,17 +461,20 @@ impl StageRunner<'_> {
         Ok(())
     }
 
-    /// Mean loss of held-out documents, of which every rank takes its share.
-    fn validate(&self, training: &Training, held_out: &Step) -> Result<f64> {
+    /// Mean loss of held-out documents, of which every rank takes its share; nothing if no token of them is supervised.
+    fn validate(&self, training: &Training, held_out: &Step) -> Result<Option<f64>> {
+        if held_out.supervised == 0 {
+            return Ok(None);
+        }
         let Training { backend, store, model, .. } = *training;
         let mut loss = 0.0f64;
         for MicroBatch { batch, .. } in &held_out.batches {
             let mut tape = Tape::inference(backend, store);
-            if let Some(root) = model.loss(&mut tape, batch, 1.0 / held_out.supervised.max(1) as f64)? {
+            if let Some(root) = model.loss(&mut tape, batch, 1.0 / held_out.supervised as f64)? {
                 loss += f64::from(backend.to_vec::<f32>(root.tensor())?[0]);
             }
         }
         let all = self.collective.tell_all(loss.to_le_bytes().to_vec())?;
-        Ok(all.iter().filter_map(|bytes| bytes.first_chunk()).map(|bytes| f64::from_le_bytes(*bytes)).sum())
+        Ok(Some(all.iter().filter_map(|bytes| bytes.first_chunk()).map(|bytes| f64::from_le_bytes(*bytes)).sum()))
     }
 }

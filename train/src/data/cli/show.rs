@@ -1,6 +1,5 @@
 //! `vila data show`: a few documents as they will be trained on.
 
-use std::fs;
 use std::path::Path;
 
 use vila_model::tokenizer::Tokenizer;
@@ -49,7 +48,7 @@ pub fn show(dir: &Path, count: usize, seed: u64, html: Option<&Path>) -> Result<
     }
     if let Some(path) = html {
         let page = html::page(&reader, &documents)?;
-        fs::write(path, page).map_err(|source| DataError::Page { path: path.to_owned(), source })?;
+        vila_files::write(path, page.as_bytes()).map_err(|source| DataError::Page { path: path.to_owned(), source })?;
     }
     let mut text = String::new();
     for (index, view, pieces) in &documents {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::error::Problem;
+
 /// One training document: text with an `<image>` mark for each image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Document {
@@ -25,6 +27,21 @@ pub enum DocumentEnd {
     Closed,
     /// The end-of-sequence token, to be predicted.
     ClosedAndTrained,
+}
+
+/// What became of a record.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    /// Its documents, or why they cannot be used.
+    pub(super) documents: Vec<Result<Document, Problem>>,
+    /// What was left out without being a fault: the keys under which it is counted.
+    pub(super) notes: Vec<&'static str>,
+}
+
+impl From<Document> for Parsed {
+    fn from(document: Document) -> Self {
+        Self { documents: vec![Ok(document)], notes: Vec::new() }
+    }
 }
 
 impl Document {

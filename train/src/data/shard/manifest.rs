@@ -38,6 +38,9 @@ pub struct Manifest {
     pub options: Value,
     /// What was left out or cut, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// The largest token id that is no image, if there is a token; shards of older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest_token: Option<u32>,
     /// Length and hash of every other file.
     pub files: BTreeMap<String, FileEntry>,
 }

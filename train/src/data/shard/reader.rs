@@ -287,6 +287,22 @@ impl ShardReader {
             .ok_or_else(|| self.fault(&self.image_names, image.0.into(), "name", "is not UTF-8".to_owned()))
     }
 
+    /// The first document with a token of at least `bound` that is no image, and that token.
+    ///
+    /// # Errors
+    /// Damaged records or tokens.
+    pub fn token_from(&self, bound: usize) -> Result<Option<(u64, u32)>, ShardError> {
+        if self.manifest.largest_token.is_some_and(|largest| (largest as usize) < bound) {
+            return Ok(None);
+        }
+        let beyond = |token: &u32| *token as usize >= bound && *token != IMAGE_PLACEHOLDER;
+        let found = (0..self.len()).into_par_iter().map(|index| {
+            let token = self.sample(index)?.tokens.iter().copied().find(beyond);
+            Ok(token.map(|token| (index, token)))
+        });
+        found.find_first(|found: &Result<_, ShardError>| !matches!(found, Ok(None))).unwrap_or(Ok(None))
+    }
+
     /// Where a document came from: file and line.
     pub fn origin(&self, record: &SampleRecord) -> String {
         let source = self.manifest.sources.get(record.source as usize).map_or("unknown source", |source| &source.path);

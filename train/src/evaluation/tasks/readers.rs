@@ -257,9 +257,14 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
         let path = folder.join(owner.to_string());
         if owner == index {
             let bytes = base64(&image, &record)?;
-            // Those of another table, or of one that was mended, may lie there.
-            if std::fs::read(&path).ok().as_ref() != Some(&bytes) {
-                write_whole(&path, &bytes)?;
+            match vila_files::read(&path, vila_files::MAX_IMAGE) {
+                Ok(found) if found == bytes => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => write_whole(&path, &bytes)?,
+                // It may be of another table, of one that was mended, or somebody's.
+                _ => {
+                    let problem = "is there already with other content; move it, or choose another --out";
+                    return Err(Error::OutputDirectory { path, problem: problem.into() });
+                }
             }
             owners.insert(path.clone());
         }
