@@ -140,12 +140,49 @@ fn records(path: &Path, rows: Vec<Vec<String>>) -> Result<Vec<Record>> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use std::io::Write;
+
+    use zip::write::{SimpleFileOptions, ZipWriter};
+
+    use super::super::xlsx::{Cell, workbook};
+    use super::*;
 
     #[test]
     fn quotes_and_newlines() {
         let rows = parse("a,b\r\n\"x, \"\"y\"\"\n z\",5\"\n\nlast,", ',').expect("whole");
         assert_eq!(rows, [vec!["a", "b"], vec!["x, \"y\"\n z", "5\""], vec!["last", ""]]);
         assert_eq!(parse("\"open", ','), None);
+    }
+
+    /// A workbook whose sheet is `edit`ed, and compressed.
+    fn edited(edit: impl Fn(String) -> String) -> Vec<u8> {
+        let whole = workbook(&[vec![Cell::Text("index".into())], vec![Cell::Number(7.0)]]);
+        let mut parts = ZipArchive::new(Cursor::new(whole)).expect("archive");
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        for index in 0..parts.len() {
+            let mut part = parts.by_index(index).expect("part");
+            let (name, mut text) = (part.name().expect("name").into_owned(), String::new());
+            part.read_to_string(&mut text).expect("text");
+            archive.start_file(name.as_str(), SimpleFileOptions::default()).expect("part");
+            let text = if name.contains("sheet1") { edit(text) } else { text };
+            archive.write_all(text.as_bytes()).expect("part");
+        }
+        archive.finish().expect("archive").into_inner()
+    }
+
+    #[test]
+    fn workbooks_that_ask_for_more_than_they_hold() {
+        let rows = |bytes: &[u8]| check_unpacked(bytes).and_then(|()| first_sheet(bytes));
+        assert_eq!(rows(&edited(|sheet| sheet)).expect("whole"), [["index"], ["7"]]);
+        let far =
+            edited(|sheet| sheet.replace("</sheetData>", "<row><c r=\"XFD1048576\"><v>1</v></c></row></sheetData>"));
+        assert!(far.len() < 2000 && rows(&far).expect_err("far").contains("spans 1048576 rows and 16384 columns"));
+        let bomb = edited(|sheet| sheet + &" ".repeat(MAX_WORKBOOK as usize));
+        assert!(bomb.len() < 1 << 20 && rows(&bomb).expect_err("bomb").contains("unpacks to more than"));
+        let text = "x".repeat(1 << 20);
+        let cell = format!("<c r=\"A3\" t=\"inlineStr\"><is><t>{text}</t></is></c>");
+        let many = edited(|sheet| sheet.replace("</sheetData>", &(cell.repeat(100) + "</sheetData>")));
+        assert_eq!(rows(&many).expect("many").len(), 3);
+        assert!(rows(&edited(|_| "<worksheet/>".into())).is_err() && rows(b"PK").is_err() && rows(b"").is_err());
     }
 }
