@@ -107,7 +107,7 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        |source| Error::Io { path, source }
+        |source| Error::Io { path, source: vila_files::explain(source) }
     }
 
     pub(crate) fn recipe(path: &Path, problem: impl Into<String>) -> Self {
