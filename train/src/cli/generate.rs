@@ -56,6 +56,9 @@ impl Sampling {
                 .collect(),
         };
         options.check().map_err(Usage::of)?;
+        if self.temperature == 0.0 && (self.top_k > 0 || self.top_p < 1.0) {
+            say("--top-k and --top-p change nothing without --temperature: the likeliest token is taken");
+        }
         Ok(options)
     }
 }
@@ -155,6 +158,9 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
         return Ok(Outcome::Done);
     };
     let (lines, folder) = (read_all::<PromptLine>(input)?, folder_of(input));
+    if lines.is_empty() {
+        return Err(format!("{}: there is no prompt in it", input.display()).into());
+    }
     let vila = arguments.model.load()?;
     let mut prompts: Vec<(usize, Prompt)> = Vec::new();
     for (number, line) in lines {

@@ -56,6 +56,7 @@ fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
             "rank": lora.rank,
             "targets": lora.targets.iter().map(|target| target.name()).collect::<Vec<_>>(),
         })),
+        "template": config.template.as_ref().map(|template| template.name()),
         "select_layer": config.vision.select_layer,
         "tokens_per_image": config.tokens_per_image(),
         "tensors": count,
@@ -100,6 +101,9 @@ fn text(facts: &Value) -> String {
     }
     if let Some(rank) = facts["lora"].get("rank") {
         text += &format!("adapters    rank {rank}, beside {}\n", facts["lora"]["targets"]);
+    }
+    if let Some(template) = facts["template"].as_str() {
+        text += &format!("template    {template}\n");
     }
     match facts["problems"].as_str() {
         None => text += "weights     complete\n",
