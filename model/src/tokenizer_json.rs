@@ -29,7 +29,8 @@ const MOST_UNIGRAM_BYTES: usize = 6 << 20;
 const LONGEST_WORD: u64 = 1000;
 const MOST_ADDED: usize = 1 << 16;
 const LONGEST_ADDED: usize = 1024;
-const MOST_ADDED_BYTES: usize = 2 << 20;
+/// Bytes of all added tokens, normalized or not.
+const MOST_ADDED_BYTES: usize = 8 << 20;
 /// Values of a normalizer, a pre-tokenizer, a post-processor or a decoder.
 const MOST_PARTS: usize = 4096;
 /// Bytes of a pattern or another text in them.
@@ -247,14 +248,14 @@ fn growth(part: &Value) -> usize {
     }
 }
 
-/// Whether normalizers keep a text in bounds.
-fn fits(steps: &[Step], text: &str) -> Outcome<()> {
+/// Whether normalizers keep a text in bounds; the most bytes that it becomes.
+fn fits(steps: &[Step], text: &str) -> Outcome<usize> {
     if text.len() > LONGEST_TEXT {
         return fault("normalizer", format!("gets a text of {} bytes; cut it into parts", text.len()));
     }
     let bound = steps.iter().fold(1usize, |bound, step| bound.saturating_mul(step.growth));
     if bound <= USUAL_GROWTH && text.len().saturating_mul(bound) <= LONGEST_TEXT {
-        return Ok(());
+        return Ok(text.len() * bound);
     }
     let most = MOST_NORMALIZED.max(text.len() * USUAL_GROWTH);
     let mut normalized = NormalizedString::from(text);
@@ -271,7 +272,7 @@ fn fits(steps: &[Step], text: &str) -> Outcome<()> {
             return fault("normalizer", format!("fails on {}: {error}", shown(text)));
         }
     }
-    Ok(())
+    Ok(normalized.get().len())
 }
 
 fn check_added(added: Option<&Value>, steps: &[Step]) -> Outcome<()> {
@@ -281,19 +282,17 @@ fn check_added(added: Option<&Value>, steps: &[Step]) -> Outcome<()> {
     }
     let mut total = 0;
     for (index, token) in added.iter().enumerate() {
+        let field = || format!("added_tokens.{index}.content");
         let content = token.get("content").and_then(Value::as_str).unwrap_or_default();
-        total += content.len();
-        if content.len() > LONGEST_ADDED || total > MOST_ADDED_BYTES {
-            let problem = format!(
-                "has {} bytes; tokens have at most {LONGEST_ADDED}, all together {MOST_ADDED_BYTES}",
-                content.len()
-            );
-            return fault(format!("added_tokens.{index}.content"), problem);
+        if content.len() > LONGEST_ADDED {
+            return fault(field(), format!("has {} bytes; tokens have at most {LONGEST_ADDED}", content.len()));
         }
-        if token.get("normalized") != Some(&Value::Bool(false)) {
-            total +=
-                steps.iter().fold(content.len(), |length, step| length.saturating_mul(step.growth)).min(LONGEST_ADDED);
-            fits(steps, content)?;
+        total += match token.get("normalized") {
+            Some(Value::Bool(false)) => content.len(),
+            _ => fits(steps, content)?,
+        };
+        if total > MOST_ADDED_BYTES {
+            return fault(field(), format!("ends {total} bytes of tokens; at most {MOST_ADDED_BYTES} are read"));
         }
     }
     Ok(())

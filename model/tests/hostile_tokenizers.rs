@@ -21,7 +21,7 @@ fn good() -> Value {
 fn outcome(file: &Value) -> Result<(), String> {
     let bytes = file.to_string().into_bytes();
     let began = Instant::now();
-    let (said, used) = peak(|| {
+    let (said, used): (Result<(), String>, usize) = peak(|| {
         let tokenizer =
             Tokenizer::from_bytes(bytes, Path::new("some/tokenizer.json")).map_err(|error| error.to_string())?;
         for text in ["", "a", "aaaaaaaa the cat  ﬁ①㍿ abc\u{301}\0\t<s>abab 🍾", &"a b ".repeat(2000)] {
