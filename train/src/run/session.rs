@@ -47,7 +47,7 @@ impl Session {
             config,
             extras: BTreeMap::new(),
             tokenizer: tokenizer.file_bytes().to_vec(),
-            preprocessor: processor.to_json(),
+            processor: processor.clone(),
             recipe: printed(recipe),
         };
         Ok(Session { backend, carried, store: Some(store), tokenizer, processor })
@@ -70,7 +70,7 @@ impl Session {
             config: vila.config,
             extras: vila.extras,
             tokenizer: vila.tokenizer.file_bytes().to_vec(),
-            preprocessor: vila.processor.to_json(),
+            processor: vila.processor.clone(),
             recipe: printed(recipe),
         };
         Session { backend, carried, store: Some(vila.store), tokenizer: vila.tokenizer, processor: vila.processor }
