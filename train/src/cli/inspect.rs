@@ -32,7 +32,7 @@ pub(super) fn inspect(arguments: &InspectArguments) -> Result<Outcome, Failure> 
 
 fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
     let (config, layout) = VilaConfig::read(&arguments.dir)?;
-    let checkpoint = Checkpoint::open(&arguments.dir, layout)?;
+    let checkpoint = Checkpoint::open(&arguments.dir, layout)?.tying(config.llm.tied);
     let mut dtypes = serde_json::Map::new();
     let (mut count, mut elements) = (0u64, 0usize);
     for (_, dtype, shape) in checkpoint.tensors() {
@@ -51,6 +51,7 @@ fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
         "llm": config.llm.to_json(),
         "vision": config.vision.to_json(),
         "projector": config.projector.kind.name(),
+        "token_order": config.projector.kind.token_order(),
         "visual_expert": config.expert.is_some(),
         "lora": config.lora.as_ref().map(|lora| json!({
             "rank": lora.rank,
@@ -96,6 +97,9 @@ fn text(facts: &Value) -> String {
         facts["parameters"],
         facts["dtypes"]
     );
+    if let Some(order) = facts["token_order"].as_str() {
+        text += &format!("merged      tokens by {order}\n");
+    }
     if facts["visual_expert"] == true {
         text += "expert      its own weights for positions of images\n";
     }

@@ -13,6 +13,7 @@ use vila_model::{GenerateOptions, Vila};
 use super::few_shot::{Arrangement, Choice, demonstrations, prompt};
 use super::files::read_text;
 use super::metrics::Report;
+use super::results::Results;
 use super::tasks::{Answer, Item, Style, Task, TaskFiles, with_shots};
 use crate::data::template::Template;
 use crate::data::tokens::hex;
@@ -473,43 +474,8 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
     });
     let report = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
     let files: Vec<_> = outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]).collect();
-    let written = write_results(out, &files)?;
+    let written = Results::open(out)?.write(&files)?;
     Ok(Evaluation::Done { report: outcome.report, written })
-}
-
-/// Lists the results that evaluations wrote into a folder; other files of these names are somebody's.
-const WRITTEN: &str = ".written";
-
-/// Writes files by name into the folder of an evaluation.
-///
-/// # Errors
-/// Another file has one of the names; nothing is written then.
-fn write_results(out: &Path, files: &[(String, Vec<u8>)]) -> Result<Vec<PathBuf>> {
-    let list = out.join(WRITTEN);
-    let mut known = match vila_files::read_to_string(&list, vila_files::MAX_CONFIG) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        known => known.map_err(Error::io(&list))?,
-    };
-    for (name, bytes) in files {
-        let path = out.join(name);
-        let same = || vila_files::read(&path, bytes.len() as u64).is_ok_and(|found| found == *bytes);
-        if !known.lines().any(|line| line == name) {
-            if std::fs::symlink_metadata(&path).is_ok() && !same() {
-                let problem =
-                    "is there already, and no evaluation wrote it; move it, and the same command writes the results";
-                return Err(Error::OutputDirectory { path, problem: problem.into() });
-            }
-            known += &format!("{name}\n");
-        }
-    }
-    write_whole(&list, known.as_bytes())?;
-    let write = |(name, bytes): &(String, Vec<u8>)| {
-        let path = out.join(name);
-        let folder = path.parent().unwrap_or(out);
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        write_whole(&path, bytes).map(|()| path)
-    };
-    files.iter().map(write).collect()
 }
 
 /// Lines without a running score: metrics are of all answers, and what holds of some of them need not hold of all.
