@@ -273,7 +273,7 @@ fn a_mask_follows_the_bytes_of_a_real_tokenizer() {
     assert!(ends.map(|(index, _)| index).all(|index| view.loss.get(index)));
     reader.check_tokenizer(&tokenizer.fingerprint()).unwrap();
     let shown = cli::show(&corpus.options.out, 1, 0, None).unwrap();
-    assert!(shown.text.contains("<image:i0.png>") && shown.text.contains("[[yes</s>]]"), "{}", shown.text);
+    assert!(shown.text.contains("<image:i0.png>") && shown.text.contains("[[ yes</s>]]"), "{}", shown.text);
 }
 
 #[test]
