@@ -142,6 +142,12 @@ impl StageData {
         Ok(())
     }
 
+    /// For each source its name, and the SHA-256 of the lengths and hashes of its shard's files.
+    pub fn source_hashes(&self) -> impl Iterator<Item = (&str, String)> {
+        let hash = |source: &Source| hex(&Sha256::digest(format!("{:?}", source.reader.manifest().files)));
+        self.sources.iter().map(move |source| (source.name.as_str(), hash(source)))
+    }
+
     /// SHA-256 over the names, lengths and hashes of the shards behind the stage, in hexadecimal.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();

@@ -89,6 +89,9 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         demonstrations: true,
     });
     let launch = crate::ranks::launch(|name| std::env::var(name).ok())?;
+    if let Some(note) = crate::ranks::batch_script_note(|name| std::env::var(name).ok()) {
+        say(note);
+    }
     let shard = arguments.shard.or(launch.as_ref().map(|launch| Shard { index: launch.rank, count: launch.world }));
     let name = match (arguments.device, &launch) {
         (Some(name), Some(launch)) if name == "cuda" => Some(format!("cuda:{}", launch.local_rank)),

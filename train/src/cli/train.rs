@@ -98,6 +98,17 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
             Usage("--ranks: at least 1, and only where no launcher has started several processes".into()).into()
         );
     }
+    if arguments.ranks > ranks::most_threads() {
+        let (wanted, most) = (arguments.ranks, ranks::most_threads());
+        return Err(Usage(format!(
+            "--ranks {wanted}: this machine takes {most} ranks at most, 8 for each of its cores; start more on other machines \
+             with torchrun, mpirun or srun"
+        ))
+        .into());
+    }
+    if let Some(note) = ranks::batch_script_note(|name| std::env::var(name).ok()) {
+        say(note);
+    }
     if arguments.dry_run {
         let backend = device(arguments.device.as_deref())?;
         let stages = dry_run(&recipe, &arguments.recipe, backend)?;
@@ -151,7 +162,7 @@ fn train_launched(
     };
     let backend = device(name.as_deref())?;
     say(format_args!("rank {rank} of {world}, started by {launcher}, {meeting}"));
-    let Joined { collective, label } = ranks::join(launch, &*backend)?;
+    let Joined { collective, label } = ranks::join(launch, recipe, &*backend)?;
     say(format_args!("rank {rank} of {world}: {label}"));
     Ok(train_as(recipe, &arguments.recipe, backend, options, &*collective)?)
 }

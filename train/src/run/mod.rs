@@ -16,7 +16,7 @@ use vila_engine::Backend;
 use crate::checkpoint::{Checkpoints, StageReport, TrainerState, load_state};
 use crate::loader::Share;
 use crate::profile::Profiler;
-use crate::ranks::{Collective, Solo, threads};
+use crate::ranks::{Collective, Facts, Solo, agree_on, threads};
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 use session::{Session, stage_data};
@@ -124,6 +124,9 @@ fn run(
     options: &RunOptions,
     collective: &dyn Collective,
 ) -> Result<RunReport> {
+    if collective.world() > 1 {
+        agree_on(collective, &Facts::recipe(recipe)?.with("device", backend.name()))?;
+    }
     let profiler = (options.profile > 0).then(|| Arc::new(Profiler::new(Arc::clone(&backend))));
     let backend = profiler.clone().map_or(backend, |profiler| profiler as Arc<dyn Backend>);
     let share = Share { rank: collective.rank(), world: collective.world() };
@@ -140,6 +143,9 @@ fn run(
         Some(dir) => Session::load(dir, backend, recipe, stage)?,
         None => Session::start(recipe, path, backend)?,
     };
+    if share.world > 1 {
+        agree_on(collective, &session.facts()?)?;
+    }
     let mut state = resumed.unwrap_or_else(|| TrainerState::new(recipe.hash().to_string()));
     let nothing = Checkpoints::elsewhere(&recipe.out);
     let checkpoints = kept.as_ref().map_or(&nothing, |kept| &kept.checkpoints);

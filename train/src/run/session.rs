@@ -12,6 +12,7 @@ use crate::checkpoint::Carried;
 use crate::data::shard::ShardReader;
 use crate::loader::{Geometry, Share, Source, StageData};
 use crate::packing::grain;
+use crate::ranks::Facts;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
 use crate::sources::open_source;
 use crate::{Error, Result};
@@ -91,6 +92,23 @@ impl Session {
         }
         self.store = Some(store);
         Ok(())
+    }
+
+    /// What ranks must have alike of a model that each has read by itself: checksums of its files and of every weight.
+    pub(super) fn facts(&self) -> Result<Facts> {
+        let Carried { config, tokenizer, preprocessor, .. } = &self.carried;
+        let sum = |bytes: &[u8]| format!("{:08x}", crc32c::crc32c(bytes));
+        let mut facts = Facts::new()
+            .with("a model configuration, whose checksum", sum(format!("{config:?}").as_bytes()))
+            .with("a tokenizer, whose checksum", sum(tokenizer))
+            .with("image settings, whose checksum", sum(format!("{preprocessor:?}").as_bytes()));
+        let store = self.weights()?;
+        for id in store.ids() {
+            let parts = store.weight_parts(id).iter().map(|part| Ok(sum(&self.backend.download(part)?)));
+            let sums = parts.collect::<Result<Vec<_>>>()?.join(" ");
+            facts = facts.with(format!("weights {}, whose checksum", store.spec(id).name), sums);
+        }
+        Ok(facts)
     }
 
     pub(super) fn weights(&self) -> Result<&ParamStore> {

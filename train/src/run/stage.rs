@@ -22,7 +22,7 @@ use crate::metrics::{SourceLoss, StepMetrics, WallMetrics};
 use crate::optimizer::{Optimizer, Sharing, schedule};
 use crate::order::digest;
 use crate::profile::{self, Profiler};
-use crate::ranks::{Collective, GradientExchange, Partition};
+use crate::ranks::{Collective, Facts, GradientExchange, Partition, agree_on};
 use crate::recipe::{Recipe, StageSpec};
 use crate::{Error, Result};
 
@@ -108,6 +108,10 @@ impl StageRunner<'_> {
         let store = session.weights()?;
         let model = VilaModel::new(backend, &session.carried.config, store)?;
         let mut data = self.data(session, state)?;
+        let hashes = data.source_hashes().fold(Facts::new(), |facts, (name, hash)| {
+            facts.with(format!("the data of sources.{name}, whose hash"), hash)
+        });
+        agree_on(self.collective, &hashes)?;
         if self.stage.feature_bank {
             data.fill_feature_bank(backend, &model, store)?;
         }
