@@ -76,7 +76,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("port").port()
 }
 
-/// `vila train` as one of two processes that meet at `port + 1` of this machine; `home` keeps the secret.
+/// `vila train` as one of two processes that meet at `port` of this machine; `home` keeps the secret.
 fn rank(recipe: &Path, out: &Path, home: &Path, port: u16, rank: usize, sets: &[&str]) -> Child {
     rank_in(Path::new("."), recipe, out, home, port, rank, sets)
 }
@@ -85,7 +85,8 @@ fn rank_in(folder: &Path, recipe: &Path, out: &Path, home: &Path, port: u16, ran
     let mut arguments = vec!["train", text(recipe), "--out", text(out), "--device", "cpu"];
     arguments.extend(SHORT.iter().chain(sets).flat_map(|set| ["--set", set]));
     let mut command = command(&arguments);
-    let (rank, port) = (rank.to_string(), port.to_string());
+    // The port after `MASTER_PORT` is used.
+    let (rank, port) = (rank.to_string(), (port - 1).to_string());
     command.current_dir(folder).env_remove("XDG_CONFIG_HOME").env("HOME", home).env("RAYON_NUM_THREADS", "1");
     command.envs([("RANK", rank.as_str()), ("WORLD_SIZE", "2"), ("LOCAL_RANK", &rank)]);
     command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port.as_str())]);
@@ -196,12 +197,12 @@ fn rendezvous_strangers() {
     let start = Instant::now();
     while silent.len() < 45 {
         assert!(first.try_wait().expect("child").is_none() && start.elapsed() < Duration::from_secs(60));
-        match TcpStream::connect(("127.0.0.1", port + 1)) {
+        match TcpStream::connect(("127.0.0.1", port)) {
             Ok(stream) => silent.push(stream),
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }
-    let mut loud = TcpStream::connect(("127.0.0.1", port + 1)).expect("call");
+    let mut loud = TcpStream::connect(("127.0.0.1", port)).expect("call");
     loud.write_all(b"vilaRNK1").expect("eight public bytes");
     let second = rank(&recipe, &out, &home, port, 1, &[]);
     for (code, said) in [first, second].map(ended) {

@@ -393,7 +393,7 @@ impl Reception {
     fn strangers(&self) -> Option<String> {
         let count = self.strangers + self.pending.len();
         let last = if self.last.is_empty() { String::new() } else { format!(" (the last from {})", self.last) };
-        (count > 0).then(|| format!("{count} connections were no ranks of this job and were dropped{last}"))
+        (count > 0).then(|| format!("connections of no rank of this job, which were dropped: {count}{last}"))
     }
 
     fn complaint(&self, missing: impl Iterator<Item = usize>, other_job: Option<String>) -> String {
