@@ -1,6 +1,5 @@
 //! Reading a shard directory.
 
-use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -139,7 +138,7 @@ impl ShardReader {
         if found != entry.sha256 {
             return Err(ShardError::Hash { path, expected: entry.sha256.clone(), found });
         }
-        fs::read(&path).map(Some).map_err(io_at(&path, "read it"))
+        vila_files::read(&path, entry.bytes).map(Some).map_err(io_at(&path, "read it"))
     }
 
     /// The record of document `index`: lengths and counts without touching its tokens.
@@ -404,7 +403,7 @@ fn end_of(offset: u64, count: u32) -> u64 {
 }
 
 fn hash_file(path: &Path) -> Result<String, ShardError> {
-    let mut file = match File::open(path) {
+    let mut file = match vila_files::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ShardError::MissingFile { path: path.to_owned() });
