@@ -384,8 +384,11 @@ fn missing_cut_or_damaged_shard_is_refused() {
 
 #[test]
 fn image_longer_than_the_context_is_refused() {
-    fails("long", &["stage.pretrain.capacity=20"], &["stage pretrain", "document", "positions", "capacity"]);
-    fails("context", &["model.llm.max_positions=16"], &["max_positions", "document"]);
+    let stop = ["text", "pairs", "interleaved"].map(|source| format!("sources.{source}.too_long=\"stop\""));
+    let [text, pairs, interleaved] = stop.each_ref().map(String::as_str);
+    let expected = ["stage pretrain", "document", "positions", "capacity"];
+    fails("long", &["stage.pretrain.capacity=20", pairs, interleaved], &expected);
+    fails("context", &["model.llm.max_positions=16", text, pairs, interleaved], &["max_positions", "document"]);
 }
 
 #[test]

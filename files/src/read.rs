@@ -78,6 +78,7 @@ pub fn explain(error: io::Error) -> io::Error {
         ErrorKind::IsADirectory => "is a folder, not a file; check the path",
         ErrorKind::NotADirectory => "a part of this path is a file, not a folder; check the path",
         ErrorKind::FileTooLarge => "would become longer than files may be here (`ulimit -f`); raise that limit",
+        ErrorKind::AlreadyExists => "is there already; choose another path, or move it away",
         ErrorKind::PermissionDenied => "may not be accessed by this user; check its permissions",
         _ => return error,
     };

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::config::{Fields, Layout, VilaConfig, VisionConfig, VisionFamily};
-use crate::image::ImageProcessor;
+use crate::image::{GeometryMode, ImageProcessor};
 use crate::{Error, Result};
 
 /// The name that this crate uses for a tensor of the layout.
@@ -137,7 +137,13 @@ impl Tower {
 /// The image processor of a checkpoint directory, and the file that describes it.
 pub(crate) fn image_processor(dir: &Path, layout: Layout, config: &VilaConfig) -> Result<(ImageProcessor, PathBuf)> {
     let dir = match layout {
-        Layout::Vila => dir.join("vision_tower"),
+        Layout::Vila => {
+            let (processor, path) = tower_processor(&dir.join("vision_tower"))?;
+            return Ok((
+                if pads_by_file(dir, &path)? { processor.with_mode(GeometryMode::Pad) } else { processor },
+                path,
+            ));
+        }
         Layout::LlavaHf => dir.to_path_buf(),
         Layout::Llava if dir.join(PREPROCESSOR).is_file() => dir.to_path_buf(),
         Layout::Llava => {
@@ -149,6 +155,16 @@ pub(crate) fn image_processor(dir: &Path, layout: Layout, config: &VilaConfig) -
         }
     };
     tower_processor(&dir)
+}
+
+/// Whether a folder of an earlier version of this program pads: it said so by `do_pad` beside the tower, whatever class it
+/// named there, and wrote `null` for the mode.
+fn pads_by_file(dir: &Path, preprocessor: &Path) -> Result<bool> {
+    let root = Fields::read(&dir.join("config.json"))?.into_object();
+    if root.get("image_aspect_ratio") != Some(&Value::Null) {
+        return Ok(false);
+    }
+    Fields::read(preprocessor)?.flag_or("do_pad", false)
 }
 
 /// The image processor that a folder describes, and the file.

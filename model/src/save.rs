@@ -23,7 +23,7 @@ impl Vila {
     fn write(&self, dir: &Path) -> Result<()> {
         let Vila { config, store, extras, .. } = self;
         let backend = self.backend();
-        for (name, bytes) in vila_files(config, self.tokenizer.file_bytes(), &self.processor.to_json()) {
+        for (name, bytes) in vila_files(config, self.tokenizer.file_bytes(), &self.processor) {
             create(&dir.join(name))?.write_all(&bytes).map_err(Error::io(dir.join(name)))?;
         }
         if let Some(lora) = &config.lora {

@@ -21,8 +21,7 @@ pub struct Score {
 /// Scores `continuation` after `prompt`: both are tokenized together, with the start token, and then divided.
 ///
 /// As in lm-evaluation-harness, blanks at the prompt's end belong to the continuation, and the continuation's tokens are
-/// those after as many as the prompt alone has. Where the prompt's last characters and the continuation's first are one token,
-/// that token belongs to the continuation.
+/// those after as many as the prompt alone has. If none are left, because the two melt into one token, it is that token.
 ///
 /// # Errors
 /// As [`crate::generate`]; [`Error::Input`] for a continuation without tokens or with an image.
@@ -71,10 +70,9 @@ impl Divided {
         let given = prompt.trim_end();
         let whole = tokenizer.encode_with_offsets(&format!("{prompt}{continuation}"))?;
         let alone = tokenizer.encode(given)?;
-        let begins = alone.len() <= whole.len() && whole.iter().zip(&alone).all(|((id, _), known)| id == known);
-        let length = match begins {
-            true => alone.len(),
-            false => whole.iter().take_while(|(_, span)| span.end <= given.len()).count(),
+        let length = match alone.len() {
+            length if length < whole.len() => length,
+            _ => whole.iter().take_while(|(_, span)| span.end <= given.len()).count(),
         };
         let mut prompt: Vec<u32> = tokenizer.bos().into_iter().chain(whole.into_iter().map(|(id, _)| id)).collect();
         let tokens = prompt.split_off(length + usize::from(tokenizer.bos().is_some()));

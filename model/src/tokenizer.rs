@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use vila_engine::NO_ROW;
 
 use crate::sentencepiece::{SentencePiece, Wrap};
-use crate::tokenizer_json::{Checked, MOST_BYTES, Start, put_start};
+use crate::tokenizer_json::{Checked, MOST_BYTES, Start, check_size, put_start};
 use crate::turns::{Encode, Span, Turns};
 use crate::{Error, Result};
 
@@ -105,6 +105,7 @@ impl Tokenizer {
             let (inner, json) = SentencePiece::read(&bytes, path, Wrap::Never)?;
             return Ok(Self::new(Inner::SentencePiece(inner), json, path));
         }
+        check_size(&bytes, path)?;
         if let Some(inner) = SentencePiece::embedded(&bytes, path)? {
             return Ok(Self::new(Inner::SentencePiece(inner), bytes, path));
         }
@@ -160,7 +161,8 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
+    /// The entry of an id.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
         match &self.inner {
             Inner::Json(checked) => checked.inner.id_to_token(id),
             Inner::SentencePiece(inner) => inner.id_to_token(id).map(str::to_string),

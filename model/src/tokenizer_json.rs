@@ -29,7 +29,8 @@ const MOST_UNIGRAM_BYTES: usize = 6 << 20;
 const LONGEST_WORD: u64 = 1000;
 const MOST_ADDED: usize = 1 << 16;
 const LONGEST_ADDED: usize = 1024;
-const MOST_ADDED_BYTES: usize = 2 << 20;
+/// Bytes of all added tokens, normalized or not.
+const MOST_ADDED_BYTES: usize = 8 << 20;
 /// Values of a normalizer, a pre-tokenizer, a post-processor or a decoder.
 const MOST_PARTS: usize = 4096;
 /// Bytes of a pattern or another text in them.
@@ -42,8 +43,10 @@ const DEEPEST: usize = 8;
 const MOST_DECODED: usize = 1024;
 /// Growth of texts that needs no look at each text.
 const USUAL_GROWTH: usize = 64;
-/// Bytes of a text, and of what normalizers may make of it.
+/// Bytes of a text.
 const LONGEST_TEXT: usize = 32 << 20;
+/// Bytes that normalizers may make of a short text.
+const MOST_NORMALIZED: usize = 4 << 20;
 
 /// What the tokenizer puts in front of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,17 +90,21 @@ impl Fault {
     }
 }
 
+/// Whether a file is small enough to be parsed.
+pub(crate) fn check_size(bytes: &[u8], path: &Path) -> Result<()> {
+    let values = bytes.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+    if bytes.len() as u64 <= MOST_BYTES && values <= MOST_VALUES {
+        return Ok(());
+    }
+    let problem = format!("has {} bytes and {values} values, more than any tokenizer; fetch it again", bytes.len());
+    Err(Error::format(path, problem))
+}
+
 impl Checked {
     /// Reads the content of a file; `path` names it in messages.
     ///
     /// Truncation and padding have no effect: a text's ids are all of its ids and no others.
     pub(crate) fn read(bytes: &[u8], path: &Path) -> Result<Self> {
-        let values = bytes.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
-        if bytes.len() as u64 > MOST_BYTES || values > MOST_VALUES {
-            let problem =
-                format!("has {} bytes and {values} values, more than any tokenizer; fetch it again", bytes.len());
-            return Err(Error::format(path, problem));
-        }
         let unreadable = |error: String| Error::format(path, format!("not a tokenizer.json: {error}; fetch it again"));
         let mut file: Value = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
         let Some(object) = file.as_object_mut() else { return Err(unreadable("it is not an object".into())) };
@@ -115,7 +122,7 @@ impl Checked {
 
     /// The ids and places of a text's tokens.
     pub(crate) fn encode(&self, text: &str, path: &Path) -> Result<tokenizers::Encoding> {
-        fits(&self.steps, text).map_err(|fault| fault.at(path))?;
+        guarded(path, || fits(&self.steps, text))?.map_err(|fault| fault.at(path))?;
         let encoding = guarded(path, || self.inner.encode(text, false))?;
         encoding.map_err(|error| Error::format(path, format!("cannot tokenize {}: {error}", shown(text))))
     }
@@ -241,21 +248,22 @@ fn growth(part: &Value) -> usize {
     }
 }
 
-/// Whether normalizers keep a text in bounds.
-fn fits(steps: &[Step], text: &str) -> Outcome<()> {
-    let bound = steps.iter().fold(1usize, |bound, step| bound.saturating_mul(step.growth));
-    if text.len() > LONGEST_TEXT || bound <= USUAL_GROWTH && text.len().saturating_mul(bound) <= LONGEST_TEXT {
-        return match text.len() > LONGEST_TEXT {
-            true => fault("normalizer", format!("gets a text of {} bytes; cut it into parts", text.len())),
-            false => Ok(()),
-        };
+/// Whether normalizers keep a text in bounds; the most bytes that it becomes.
+fn fits(steps: &[Step], text: &str) -> Outcome<usize> {
+    if text.len() > LONGEST_TEXT {
+        return fault("normalizer", format!("gets a text of {} bytes; cut it into parts", text.len()));
     }
+    let bound = steps.iter().fold(1usize, |bound, step| bound.saturating_mul(step.growth));
+    if bound <= USUAL_GROWTH && text.len().saturating_mul(bound) <= LONGEST_TEXT {
+        return Ok(text.len() * bound);
+    }
+    let most = MOST_NORMALIZED.max(text.len() * USUAL_GROWTH);
     let mut normalized = NormalizedString::from(text);
     for step in steps {
-        if normalized.get().len().saturating_mul(step.growth) > LONGEST_TEXT {
+        if normalized.get().len().saturating_mul(step.growth) > most {
             let (before, after) = (text.len(), normalized.get().len());
             let problem = format!(
-                "may make more than {LONGEST_TEXT} bytes of a text of {before} ({after} so far); fetch the file again, or cut \
+                "may make more than {most} bytes of a text of {before} ({after} so far); fetch the file again, or cut \
                  the text into parts"
             );
             return fault("normalizer", problem);
@@ -264,7 +272,7 @@ fn fits(steps: &[Step], text: &str) -> Outcome<()> {
             return fault("normalizer", format!("fails on {}: {error}", shown(text)));
         }
     }
-    Ok(())
+    Ok(normalized.get().len())
 }
 
 fn check_added(added: Option<&Value>, steps: &[Step]) -> Outcome<()> {
@@ -274,19 +282,17 @@ fn check_added(added: Option<&Value>, steps: &[Step]) -> Outcome<()> {
     }
     let mut total = 0;
     for (index, token) in added.iter().enumerate() {
+        let field = || format!("added_tokens.{index}.content");
         let content = token.get("content").and_then(Value::as_str).unwrap_or_default();
-        total += content.len();
-        if content.len() > LONGEST_ADDED || total > MOST_ADDED_BYTES {
-            let problem = format!(
-                "has {} bytes; tokens have at most {LONGEST_ADDED}, all together {MOST_ADDED_BYTES}",
-                content.len()
-            );
-            return fault(format!("added_tokens.{index}.content"), problem);
+        if content.len() > LONGEST_ADDED {
+            return fault(field(), format!("has {} bytes; tokens have at most {LONGEST_ADDED}", content.len()));
         }
-        if token.get("normalized") != Some(&Value::Bool(false)) {
-            total +=
-                steps.iter().fold(content.len(), |length, step| length.saturating_mul(step.growth)).min(LONGEST_ADDED);
-            fits(steps, content)?;
+        total += match token.get("normalized") {
+            Some(Value::Bool(false)) => content.len(),
+            _ => fits(steps, content)?,
+        };
+        if total > MOST_ADDED_BYTES {
+            return fault(field(), format!("ends {total} bytes of tokens; at most {MOST_ADDED_BYTES} are read"));
         }
     }
     Ok(())

@@ -41,7 +41,7 @@ pub trait Encode {
 }
 
 impl Turns {
-    /// Tokenizes `text`; `cuts` are the bytes where prompts end, in order.
+    /// Tokenizes `text`; `cuts` are the bytes where prompts end, in order and between characters.
     ///
     /// The tokens before a cut depend on the text before it and the cuts before it alone.
     ///

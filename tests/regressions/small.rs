@@ -180,3 +180,41 @@ fn a_checkpoint_names_the_template_of_its_data() {
     let template = VilaConfig::read(&dir.join("run/latest")).expect("config").0.template.expect("template");
     assert_eq!((template.name().as_str(), template.own_system()), ("vicuna_v1_nosys", Some("be brief")));
 }
+
+#[test]
+fn missing_files_and_folders_in_place_of_files_have_a_cure() {
+    let (dir, model) = (scratch("paths"), fixture("layouts/vila").display().to_string());
+    let (file, gone) = (dir.join("file"), dir.join("gone").display().to_string());
+    std::fs::write(&file, "{}").expect("write");
+    let (dir, file) = (text(&dir), text(&file));
+    let pope = fixture("benchmarks/pope/data").display().to_string();
+    let eval =
+        |data, out| ["eval", "--model", &model, "--task", "pope", "--data", data, "--out", out, "--device", "cpu"];
+    let cases: &[(&[&str], &str)] = &[
+        (&["generate", "--model", &gone, "--prompt", "x", "--device", "cpu"], "does not exist; check the path"),
+        (&["generate", "--model", file, "--prompt", "x", "--device", "cpu"], "is a file, not a folder"),
+        (&["generate", "--model", &model, "--input", &gone, "--device", "cpu"], "does not exist; check the path"),
+        (&["generate", "--model", &model, "--input", dir, "--device", "cpu"], "is a folder, not a file"),
+        (&["chat", "--model", &gone, "--device", "cpu"], "does not exist; check the path"),
+        (&eval(&gone, &gone), "does not exist; check the path"),
+        (&eval(&pope, file), "choose another path"),
+    ];
+    for (arguments, cure) in cases {
+        let (code, _, stderr) = run(arguments, "");
+        assert_eq!(code, 1, "{arguments:?}: {stderr}");
+        assert!(stderr.contains(cure) && !stderr.contains("os error"), "{arguments:?}: {stderr}");
+    }
+    assert!(!Path::new(&gone).exists(), "a command that fails at once leaves no folder");
+}
+
+#[test]
+fn options_that_change_nothing_and_files_without_prompts_are_named() {
+    let (dir, model) = (scratch("nothing"), fixture("layouts/vila").display().to_string());
+    let common = ["generate", "--model", &model, "--device", "cpu", "--max-new-tokens", "1"];
+    let (code, _, stderr) = run(&[&common[..], &["--prompt", "x", "--top-p", "0.5"]].concat(), "");
+    assert!(code == 0 && stderr.contains("change nothing without --temperature"), "{stderr}");
+    let empty = dir.join("empty.jsonl");
+    std::fs::write(&empty, "\n\n").expect("write");
+    let (code, _, stderr) = run(&[&common[..], &["--input", text(&empty)]].concat(), "");
+    assert!(code == 1 && stderr.contains("there is no prompt in it"), "{stderr}");
+}

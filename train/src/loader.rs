@@ -342,7 +342,7 @@ impl StageData {
         for Fitted { source, used, .. } in &self.sources {
             hash.update(format!("{} {} {:?}", source.name, source.hold_out, source.reader.manifest().files));
             if let Some(used) = used {
-                hash.update(format!(" {used:?}"));
+                hash.update(bytemuck::cast_slice::<u64, u8>(used));
             }
         }
         hex(&hash.finalize())

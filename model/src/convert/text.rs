@@ -8,7 +8,7 @@ use super::json_bytes;
 use super::source::Source;
 use super::vocabulary::Change;
 use crate::config::Layout;
-use crate::tokenizer_json::{Checked, Start, put_start};
+use crate::tokenizer_json::{Checked, Start, check_size, put_start};
 use crate::{Error, Result};
 
 /// Files that are copied as they are.
@@ -62,6 +62,7 @@ pub(super) fn files(source: &Source, vocabulary: &Change, to: Layout) -> Result<
 /// A `tokenizer.json` that puts the start token in front of a text, as this program does.
 fn with_start(source: &Source, vocabulary: &Change, content: Vec<u8>) -> Result<Vec<u8>> {
     let unusable = |problem: String| Error::format(source.tokenizer.path(), problem);
+    check_size(&content, source.tokenizer.path())?;
     let Checked { inner, start, .. } = Checked::read(&content, source.tokenizer.path())?;
     // The library numbers added tokens one after another, whatever the file says.
     for (id, token) in &vocabulary.tokens {

@@ -229,3 +229,39 @@ fn begin_steps(doubled: bool) -> Vec<Value> {
     let start = doubled.then(|| replace(r"\A▁", "\u{2581}\u{2581}"));
     std::iter::once(image).chain(start).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use vila_engine::NO_ROW;
+
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    /// Of programs that read the file without the SentencePiece model in it.
+    #[test]
+    fn an_exported_tokenizer_gives_the_ids_of_training() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/sentencepiece/llama");
+        let own = Tokenizer::from_file(&fixtures.join("newer/tokenizer.model")).unwrap();
+        let mut file: Map<String, Value> = serde_json::from_slice(own.file_bytes()).unwrap();
+        let image = json!({"id": 5000, "content": IMAGE_MARK, "single_word": false, "lstrip": false, "rstrip": false,
+                           "normalized": false, "special": true});
+        file["added_tokens"].as_array_mut().unwrap().push(image);
+        begin_pieces(&mut file);
+        file["model"].as_object_mut().unwrap().remove(EMBEDDED);
+        let other = tokenizers::Tokenizer::from_bytes(Value::Object(file).to_string()).unwrap();
+        let mark = other.token_to_id(IMAGE_MARK).unwrap();
+        for text in [
+            "USER: what ASSISTANT: 7</s>USER: why ASSISTANT: 中</s>",
+            " USER: <image>\nwhat is it ASSISTANT: a dog</s>USER: <image>\n<image> is ASSISTANT: \nyes</s>",
+            "<image>7",
+            "<image><image> a",
+            "  two",
+            "",
+        ] {
+            let ids = own.encode(text).unwrap().into_iter().map(|id| if id == NO_ROW { mark } else { id });
+            assert_eq!(other.encode(text, false).unwrap().get_ids(), ids.collect::<Vec<_>>(), "{text:?}");
+        }
+    }
+}

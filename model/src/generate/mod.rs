@@ -351,7 +351,7 @@ mod tests {
             vila.parts().history(vec![1, NO_ROW, 5, NO_ROW])
         };
         assert_eq!(history("llava-hf"), [1, 511, 5, 511]);
-        assert_eq!(history("vila"), [1, 5]);
+        assert_eq!(history("cases/bias-base/vila"), [1, 5]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub enum ProcessorError {
         /// Name of the file.
         file: String,
         /// Dotted path of the field.
-        field: &'static str,
+        field: String,
         /// What is wrong with it.
         problem: String,
         /// What to do about it.

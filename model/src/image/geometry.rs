@@ -11,11 +11,11 @@ use super::error::ImageError;
 /// How the aspect ratio is dealt with (`image_aspect_ratio` in VILA's configuration).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GeometryMode {
-    /// Centre on a square canvas of the mean colour, then resize: nothing is cut off or distorted.
+    /// Centre on a square canvas of the mean colour first: nothing is cut off or distorted.
     Pad,
-    /// Resize the shorter edge, then cut the centre: the sides of a wide picture are lost.
+    /// What the tower's own processor does: CLIP's resizes the shorter edge and cuts the centre, SigLIP's squashes.
     Square,
-    /// Resize straight to a square: the picture is squashed.
+    /// Squash to a square first.
     Resize,
 }
 

@@ -12,6 +12,7 @@ mod complete;
 mod decode;
 mod error;
 mod geometry;
+mod gif;
 mod jpeg;
 mod processor;
 mod processor_config;

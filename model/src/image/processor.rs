@@ -28,13 +28,29 @@ impl ChannelStats {
     pub const SIGLIP: Self = Self { mean: [0.5; 3], std: [0.5; 3] };
 }
 
+/// The size that a picture gets before its centre is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resize {
+    /// The picture keeps its size.
+    Never,
+    /// New length of the shorter edge; the longer one follows.
+    ShortestEdge(u32),
+    /// Both edges: the picture is distorted.
+    Exactly {
+        /// New width.
+        width: u32,
+        /// New height.
+        height: u32,
+    },
+}
+
 /// What the configuration itself does to a picture, before any mode override.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// Resize the shorter edge (or leave the size alone), then crop the centre.
+    /// Resize, then crop the centre.
     Crop {
-        /// New length of the shorter edge; `None` leaves the picture as it is.
-        shortest_edge: Option<u32>,
+        /// The size before the crop.
+        resize: Resize,
         /// Side of the square that is cut.
         side: u32,
     },
@@ -61,7 +77,7 @@ impl ImageProcessor {
     /// The CLIP processor at `side` pixels: shorter edge to `side`, centre crop, CLIP statistics.
     pub fn clip(side: u32) -> Self {
         Self {
-            fit: Fit::Crop { shortest_edge: Some(side), side },
+            fit: Fit::Crop { resize: Resize::ShortestEdge(side), side },
             mode: GeometryMode::Square,
             rescale: Some(1.0 / 255.0),
             stats: ChannelStats::CLIP,
@@ -86,13 +102,26 @@ impl ImageProcessor {
         Self { mode, ..self }
     }
 
-    /// The same processor without a canvas around the picture: for readers that are told of it elsewhere.
+    /// The same processor with what its own file does, for readers that are told of the mode elsewhere.
     #[must_use]
-    pub fn unpadded(self) -> Self {
+    pub fn without_mode(self) -> Self {
+        match self.fit {
+            Fit::Crop { .. } => self.with_mode(GeometryMode::Square),
+            Fit::Exact { .. } => self.with_mode(GeometryMode::Resize),
+        }
+    }
+
+    /// Whether [`ImageProcessor::to_json`] says all of it. A picture that is squashed, resized once more and then cut
+    /// needs a mode beside the file.
+    pub fn is_whole_in_json(&self) -> bool {
+        let settled = |resize, side| match resize {
+            Resize::Never => true,
+            Resize::ShortestEdge(edge) => edge == side,
+            Resize::Exactly { width, height } => (width, height) == (side, side),
+        };
         match (self.mode, self.fit) {
-            (GeometryMode::Pad, Fit::Crop { .. }) => self.with_mode(GeometryMode::Square),
-            (GeometryMode::Pad, Fit::Exact { .. }) => self.with_mode(GeometryMode::Resize),
-            _ => self,
+            (GeometryMode::Resize, Fit::Crop { resize, side }) => settled(resize, side),
+            _ => true,
         }
     }
 
@@ -118,7 +147,8 @@ impl ImageProcessor {
         processor_config::read(config, file)
     }
 
-    /// The content of a `preprocessor_config.json` that reads back as this processor.
+    /// The content of a `preprocessor_config.json` that reads back as this processor, if it
+    /// [is whole](ImageProcessor::is_whole_in_json).
     pub fn to_json(&self) -> Value {
         processor_config::write(self)
     }
@@ -152,21 +182,23 @@ impl ImageProcessor {
     /// The picture as 8-bit RGB, `size` x `size` pixels: everything up to, and without, the normalisation.
     pub fn geometry(&self, picture: &RgbImage) -> RgbImage {
         let side = self.side();
-        match self.mode {
-            GeometryMode::Pad => self.fitted(&pad_to_square(picture, self.fill())),
-            GeometryMode::Resize => resize_bicubic(picture, side, side),
-            GeometryMode::Square => match self.fit {
-                Fit::Crop { .. } => self.fitted(picture),
-                Fit::Exact { side } => resize_and_crop(picture, side, side),
-            },
+        match (self.mode, self.fit) {
+            (GeometryMode::Pad, _) => self.fitted(&pad_to_square(picture, self.fill())),
+            (GeometryMode::Resize, Fit::Crop { .. }) => self.fitted(&resize_bicubic(picture, side, side)),
+            _ => self.fitted(picture),
         }
     }
 
     fn fitted(&self, picture: &RgbImage) -> RgbImage {
         match self.fit {
             Fit::Exact { side } => resize_bicubic(picture, side, side),
-            Fit::Crop { shortest_edge: None, side } => centre_crop(picture, side),
-            Fit::Crop { shortest_edge: Some(short), side } => resize_and_crop(picture, short, side),
+            Fit::Crop { resize, side } => match resize {
+                Resize::Never => centre_crop(picture, side),
+                Resize::ShortestEdge(short) => {
+                    resize_and_crop(picture, shortest_edge_size(picture.dimensions(), short), side)
+                }
+                Resize::Exactly { width, height } => resize_and_crop(picture, (width, height), side),
+            },
         }
     }
 
@@ -222,9 +254,8 @@ impl ImageProcessor {
     }
 }
 
-/// Shorter edge to `short`, then the central `side` x `side` pixels; only what is kept is computed.
-fn resize_and_crop(picture: &RgbImage, short: u32, side: u32) -> RgbImage {
-    let (width, height) = shortest_edge_size(picture.dimensions(), short);
+/// Resizes and cuts the central `side` x `side` pixels; only what is kept is computed.
+fn resize_and_crop(picture: &RgbImage, (width, height): (u32, u32), side: u32) -> RgbImage {
     let window = Window {
         x: width.saturating_sub(side) / 2,
         y: height.saturating_sub(side) / 2,

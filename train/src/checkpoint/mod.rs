@@ -19,6 +19,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use vila_engine::DType;
 use vila_model::VilaConfig;
+use vila_model::image::ImageProcessor;
 use vila_model::weights::{Component, RawTensor};
 
 use crate::recipe::Recipe;
@@ -128,8 +129,8 @@ pub struct Carried {
     pub extras: BTreeMap<String, RawTensor>,
     /// `tokenizer.json`.
     pub tokenizer: Vec<u8>,
-    /// `preprocessor_config.json`.
-    pub preprocessor: serde_json::Value,
+    /// How images become pixels.
+    pub processor: ImageProcessor,
     /// The resolved recipe, for people.
     pub recipe: String,
 }

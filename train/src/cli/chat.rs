@@ -78,7 +78,7 @@ impl Conversation {
 
 pub(super) fn chat(arguments: ChatArguments) -> Result<Outcome, Failure> {
     let named = arguments.template.as_deref().map(|name| template(name, None)).transpose()?;
-    arguments.sampling.options(None)?;
+    let mut options = arguments.sampling.options(None)?;
     let vila = arguments.model.load()?;
     let mut template = match named.or_else(|| trained_template(&vila)) {
         Some(template) => template,
@@ -87,7 +87,7 @@ pub(super) fn chat(arguments: ChatArguments) -> Result<Outcome, Failure> {
     if let Some(system) = &arguments.system {
         template = template.with_system(system);
     }
-    let options = arguments.sampling.options(Some(&template))?;
+    options.stop.extend(template.stop().map(String::from));
     let mut conversation = Conversation { template, history: Vec::new(), images: Vec::new(), shown: 0, turns: 0 };
     let input = std::io::stdin();
     let cue = input.is_terminal();

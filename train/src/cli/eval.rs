@@ -5,7 +5,7 @@ use clap::builder::PossibleValuesParser;
 use vila_model::Vila;
 use vila_model::image::GeometryMode;
 
-use super::generate::{template, trained_template};
+use super::generate::template;
 use super::{Failure, Outcome, device, path_json, print, print_json};
 use crate::evaluation::few_shot::{Arrangement, Choice};
 use crate::evaluation::harness::{EvalOptions, Evaluation, Shard, evaluate};
@@ -118,7 +118,7 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         arrangement: arguments.arrangement,
         choice: arguments.choose,
         seed: arguments.seed,
-        template: template.or_else(|| trained_template(&vila)),
+        template,
         shard: shard.unwrap_or(Shard::WHOLE),
         image_mode: format!("{:?}", vila.processor.mode()).to_lowercase(),
     };

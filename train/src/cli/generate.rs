@@ -56,6 +56,9 @@ impl Sampling {
                 .collect(),
         };
         options.check().map_err(Usage::of)?;
+        if self.temperature == 0.0 && (self.top_k > 0 || self.top_p < 1.0) {
+            say("--top-k and --top-p change nothing without --temperature: the likeliest token is taken");
+        }
         Ok(options)
     }
 }
@@ -87,7 +90,7 @@ pub(super) struct GenerateArguments {
     #[arg(long = "image", value_name = "FILE", num_args = 1.., conflicts_with = "input")]
     images: Vec<PathBuf>,
     /// JSON lines of {"prompt", "images"} in place of one prompt; the answers are JSON lines in the same order. Image paths
-    /// are relative to the file's folder.
+    /// are relative to the file's folder, or else to the working directory.
     #[arg(long)]
     input: Option<PathBuf>,
     /// Answers that run side by side; they do not depend on it.
@@ -155,6 +158,9 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
         return Ok(Outcome::Done);
     };
     let (lines, folder) = (read_all::<PromptLine>(input)?, folder_of(input));
+    if lines.is_empty() {
+        return Err(format!("{}: there is no prompt in it", input.display()).into());
+    }
     let vila = arguments.model.load()?;
     let mut prompts: Vec<(usize, Prompt)> = Vec::new();
     for (number, line) in lines {
@@ -174,9 +180,13 @@ pub(super) fn generate(arguments: GenerateArguments) -> Result<Outcome, Failure>
     Ok(Outcome::Done)
 }
 
-/// Image paths of an input file, which start from its folder.
+/// Image paths of an input file: they start from its folder, or from the working directory where only that has such a file.
 pub(super) fn placed(folder: &Path, images: Vec<PathBuf>) -> Vec<PathBuf> {
-    images.into_iter().map(|image| folder.join(image)).collect()
+    let place = |image: PathBuf| {
+        let beside = folder.join(&image);
+        if beside.exists() || !image.exists() { beside } else { image }
+    };
+    images.into_iter().map(place).collect()
 }
 
 fn answer(prompt: &Prompt, made: &Generation) -> serde_json::Value {

@@ -45,6 +45,7 @@ fn build(arguments: &BuildArguments) -> Result<Outcome, Failure> {
             Usage(format!("--arch {wrong}: architectures are named sm_80, sm_90a and so on, from sm_80 up")).into()
         );
     }
+    std::fs::create_dir_all(&arguments.out).map_err(crate::Error::io(&arguments.out))?;
     let files = kernels::build(&arguments.arch, &arguments.out)?;
     // The build script runs in another folder.
     let out = arguments.out.canonicalize().map_err(crate::Error::io(&arguments.out))?;

@@ -14,7 +14,8 @@ use crate::whole_file::write_whole;
 pub(super) struct ScoreArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// JSON lines of {"prompt", "continuation", "images"}. Image paths are relative to the file's folder.
+    /// JSON lines of {"prompt", "continuation", "images"}. Image paths are relative to the file's folder, or else to
+    /// the working directory.
     #[arg(long)]
     input: PathBuf,
     /// Where results go; stdout if left out.

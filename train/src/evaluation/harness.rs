@@ -13,6 +13,7 @@ use vila_model::{GenerateOptions, Vila};
 use super::few_shot::{Arrangement, Choice, demonstrations, prompt};
 use super::files::read_text;
 use super::metrics::Report;
+use super::results::Results;
 use super::tasks::{Answer, Item, Style, Task, TaskFiles, with_shots};
 use crate::data::template::Template;
 use crate::data::tokens::hex;
@@ -45,6 +46,11 @@ pub trait Answerer {
         usize::MAX
     }
 
+    /// The conversation template that it was trained with, if it says so.
+    fn template(&self) -> Option<Template> {
+        None
+    }
+
     /// A hash of everything that decides the answers, which go to the folder `out`.
     ///
     /// # Errors
@@ -72,6 +78,10 @@ impl Answerer for Vila {
 
     fn context(&self) -> usize {
         self.config.llm.max_positions
+    }
+
+    fn template(&self) -> Option<Template> {
+        self.config.template.clone()
     }
 
     fn fingerprint(&self, out: &Path) -> Result<String> {
@@ -176,7 +186,7 @@ pub struct EvalOptions {
     pub choice: Choice,
     /// Of the draws.
     pub seed: u64,
-    /// The conversation's template; the authors' if none is given.
+    /// The conversation's template; that of the model if none is given, and the authors' if it has none.
     pub template: Option<Template>,
     /// Which part of the questions.
     pub shard: Shard,
@@ -211,12 +221,24 @@ struct Asked<'a> {
     stop: Option<&'static str>,
 }
 
-fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result<Vec<Asked<'a>>> {
+fn choose_template(model: &dyn Answerer, options: &EvalOptions, few_shot: bool) -> Result<Template> {
+    if let Some(template) = options.template.clone() {
+        return Ok(template);
+    }
+    if let Some(template) = model.template() {
+        say(format_args!("template: {}, with which the model was trained", template.name()));
+        // Few-shot prompts have no system prompt in any template.
+        return Ok(if few_shot { template.with_system("") } else { template });
+    }
+    let authors = if few_shot { "vicuna_v1_nosys" } else { "vicuna_v1" };
+    Template::named(authors).map_err(|error| Error::Data(error.to_string()))
+}
+
+fn ask<'a>(model: &dyn Answerer, options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result<Vec<Asked<'a>>> {
     let style = options.task.style;
     let few_shot =
         matches!(style, Style::Question | Style::Caption) && (options.shots.is_some() || style == Style::Caption);
-    let authors = || Template::named(if few_shot { "vicuna_v1_nosys" } else { "vicuna_v1" });
-    let template = options.template.clone().map_or_else(authors, Ok).map_err(|error| Error::Data(error.to_string()))?;
+    let template = choose_template(model, options, few_shot)?;
     let asked = |item: &'a Item| {
         if matches!(style, Style::Text | Style::Letters) {
             return Asked { item, prompt: item.text.clone(), images: Vec::new(), stop: None };
@@ -252,11 +274,12 @@ fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result
 /// Files are missing or of another format; answers of another model or of other options are in the way; the model
 /// fails.
 pub fn evaluate(model: &dyn Answerer, options: &EvalOptions) -> Result<Evaluation> {
-    let out = &options.files.out;
+    let TaskFiles { data, out, .. } = &options.files;
+    std::fs::metadata(data).map_err(Error::io(data))?;
     std::fs::create_dir_all(out).map_err(Error::io(out))?;
     let items = read_items(options)?;
     let pool = read_pool(options)?;
-    let asked = ask(options, &items, &pool)?;
+    let asked = ask(model, options, &items, &pool)?;
     let header = header(model, options, &asked)?;
     let path = out.join(options.shard.file_name());
     let answered = open_answers(&path, &header)?;
@@ -436,8 +459,11 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
     if outcome.report.is_none() {
         let lacks = |(item, answer): &&(&Item, &Answer)| options.task.right(item, answer).is_none();
         let (name, lack, all) = (options.task.name, pairs.iter().filter(lacks).count(), items.len());
-        if lack < all {
-            say(format_args!("{name}: {lack} of {all} questions have no right answer here, so there is no score"));
+        match lack < all {
+            true => {
+                say(format_args!("{name}: {lack} of {all} questions have no right answer here, so there is no score"))
+            }
+            false => say(format_args!("{name}: there is no score here; its server or judge takes the submission file")),
         }
     }
     let summary = json!({
@@ -448,43 +474,8 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
     });
     let report = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
     let files: Vec<_> = outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]).collect();
-    let written = write_results(out, &files)?;
+    let written = Results::open(out)?.write(&files)?;
     Ok(Evaluation::Done { report: outcome.report, written })
-}
-
-/// Lists the results that evaluations wrote into a folder; other files of these names are somebody's.
-const WRITTEN: &str = ".written";
-
-/// Writes files by name into the folder of an evaluation.
-///
-/// # Errors
-/// Another file has one of the names; nothing is written then.
-fn write_results(out: &Path, files: &[(String, Vec<u8>)]) -> Result<Vec<PathBuf>> {
-    let list = out.join(WRITTEN);
-    let mut known = match vila_files::read_to_string(&list, vila_files::MAX_CONFIG) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        known => known.map_err(Error::io(&list))?,
-    };
-    for (name, bytes) in files {
-        let path = out.join(name);
-        let same = || vila_files::read(&path, bytes.len() as u64).is_ok_and(|found| found == *bytes);
-        if !known.lines().any(|line| line == name) {
-            if std::fs::symlink_metadata(&path).is_ok() && !same() {
-                let problem =
-                    "is there already, and no evaluation wrote it; move it, and the same command writes the results";
-                return Err(Error::OutputDirectory { path, problem: problem.into() });
-            }
-            known += &format!("{name}\n");
-        }
-    }
-    write_whole(&list, known.as_bytes())?;
-    let write = |(name, bytes): &(String, Vec<u8>)| {
-        let path = out.join(name);
-        let folder = path.parent().unwrap_or(out);
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        write_whole(&path, bytes).map(|()| path)
-    };
-    files.iter().map(write).collect()
 }
 
 /// Lines without a running score: metrics are of all answers, and what holds of some of them need not hold of all.

@@ -24,12 +24,15 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::E
             Err(error) => error,
         },
     };
-    Err(match wrapper(&repaired) {
-        Some(field) => serde_json::Error::custom(format!(
-            "the file is one object with its records under `{field}`; take them out, for example with jq -c '.{field}[]'"
-        )),
-        None => error,
-    })
+    Err(wrapped(&repaired).unwrap_or(error))
+}
+
+/// What to say where a whole file came in place of a record.
+pub(crate) fn wrapped(json: &[u8]) -> Option<serde_json::Error> {
+    let field = wrapper(json)?;
+    Some(serde_json::Error::custom(format!(
+        "the file is one object with its records under `{field}`; take them out, for example with jq -c '.{field}[]'"
+    )))
 }
 
 /// The field that holds a list of objects, where a whole file came in place of a record.

@@ -19,7 +19,7 @@ use sha2::Digest;
 use crate::data::tokens::hex;
 use crate::{Error, Result};
 use decode::Tally;
-pub(crate) use lenient::parse;
+pub(crate) use lenient::{parse, wrapped};
 
 /// Most bytes of one record.
 const MAX_RECORD: usize = 64 << 20;
@@ -479,7 +479,9 @@ mod tests {
 
     #[test]
     fn other_kinds_of_file_are_named() {
-        for (bytes, word) in [(&b"PK\x03\x04junk"[..], "zip"), (b"PAR1junk", "Parquet"), (b"\xFF\xFE\0\0{", "UTF-32")] {
+        for (bytes, word) in
+            [(&b"PK\x03\x04junk"[..], "zip"), (&b"PAR1junk"[..], "Parquet"), (&b"\xFF\xFE\0\0{"[..], "UTF-32")]
+        {
             let error = decode::decoded(bytes).err().expect("refused").to_string();
             assert!(error.contains(word), "{error}");
         }

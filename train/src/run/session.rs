@@ -47,7 +47,7 @@ impl Session {
             config,
             extras: BTreeMap::new(),
             tokenizer: tokenizer.file_bytes().to_vec(),
-            preprocessor: processor.to_json(),
+            processor: processor.clone(),
             recipe: printed(recipe),
         };
         Ok(Session { backend, carried, store: Some(store), tokenizer, processor })
@@ -70,7 +70,7 @@ impl Session {
             config: vila.config,
             extras: vila.extras,
             tokenizer: vila.tokenizer.file_bytes().to_vec(),
-            preprocessor: vila.processor.to_json(),
+            processor: vila.processor.clone(),
             recipe: printed(recipe),
         };
         Session { backend, carried, store: Some(vila.store), tokenizer: vila.tokenizer, processor: vila.processor }
@@ -113,12 +113,12 @@ impl Session {
 
     /// What ranks must have alike of a model that each has read by itself: checksums of its files and of every weight.
     pub(super) fn facts(&self) -> Result<Facts> {
-        let Carried { config, tokenizer, preprocessor, .. } = &self.carried;
+        let Carried { config, tokenizer, processor, .. } = &self.carried;
         let sum = |bytes: &[u8]| format!("{:08x}", crc32c::crc32c(bytes));
         let mut facts = Facts::new()
             .with("a model configuration, whose checksum", sum(format!("{config:?}").as_bytes()))
             .with("a tokenizer, whose checksum", sum(tokenizer))
-            .with("image settings, whose checksum", sum(format!("{preprocessor:?}").as_bytes()));
+            .with("image settings, whose checksum", sum(format!("{processor:?}").as_bytes()));
         let store = self.weights()?;
         for id in store.ids() {
             let parts = store.weight_parts(id).iter().map(|part| Ok(sum(&self.backend.download(part)?)));

@@ -9,7 +9,8 @@ use super::error::Problem;
 pub struct Document {
     /// The text, without the tokens that begin and end a document.
     pub text: String,
-    /// Byte ranges of `text` whose tokens are prediction targets. Image marks inside are not.
+    /// Byte ranges of `text` whose tokens are prediction targets, in order; each begins where a prompt would end. Image
+    /// marks inside are not.
     pub trained: Vec<Range<usize>>,
     /// What follows the text.
     pub end: DocumentEnd,

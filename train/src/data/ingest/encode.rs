@@ -1,4 +1,4 @@
-//! One tokenisation per document, and the loss mask from its byte offsets.
+//! A document's tokens, and which of them are learned.
 
 use vila_model::turns::{Encode, Turns};
 

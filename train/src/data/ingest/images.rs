@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use vila_files::MAX_IMAGE;
-use vila_model::image::{MAX_PIXELS, decode};
+use vila_model::image::{ImageError, check_size, decode};
 
 use super::super::shard::{ImageBlob, ImageId, ShardError, ShardWriter};
 use super::error::{IngestError, Problem};
@@ -168,21 +168,11 @@ fn fault(path: &Path, error: io::Error) -> Fault {
 fn load(path: &Path, folder: &ImageFolder) -> Result<Loaded, Fault> {
     folder.check(path)?;
     let bytes = vila_files::read(path, MAX_IMAGE).map_err(|error| fault(path, error))?;
-    let bad = |problem: String| Fault::Record(Problem::BadImage(problem));
-    let picture = decode(&bytes, &path.display().to_string()).map_err(|error| bad(error.to_string()))?;
-    check_size(picture.width(), picture.height()).map_err(|problem| bad(format!("{}: {problem}", path.display())))?;
+    let name = path.display().to_string();
+    let bad = |error: ImageError| Fault::Record(Problem::BadImage(error.to_string()));
+    let picture = decode(&bytes, &name).map_err(bad)?;
+    check_size(picture.width(), picture.height(), &name).map_err(bad)?;
     Ok(Loaded { width: picture.width(), height: picture.height(), bytes })
-}
-
-/// Refuses a picture that the processor would refuse when it puts it on a square.
-fn check_size(width: u32, height: u32) -> Result<(), String> {
-    let side = u64::from(width.max(height));
-    match side * side > MAX_PIXELS {
-        true => Err(format!(
-            "has {width} x {height} pixels; a square of {side} pixels around it exceeds the limit of {MAX_PIXELS} pixels"
-        )),
-        false => Ok(()),
-    }
 }
 
 /// The same problem for the next document that uses the same image.
@@ -190,5 +180,23 @@ fn again(problem: &Problem) -> Problem {
     match problem {
         Problem::MissingImage(path) => Problem::MissingImage(path.clone()),
         other => Problem::BadImage(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_is_no_fault_of_a_record() {
+        let of = |code: i32| fault(Path::new("f"), vila_files::explain(io::Error::from_raw_os_error(code)));
+        // EACCES, EMFILE, ENFILE, EIO, ENOMEM, ESTALE.
+        for code in [13, 24, 23, 5, 12, 116] {
+            assert!(matches!(of(code), Fault::System(_)), "{code}");
+        }
+        // ENOENT, ENOTDIR, EISDIR, ENAMETOOLONG, ELOOP, ENXIO, ENODEV.
+        for code in [2, 20, 21, 36, 40, 6, 19] {
+            assert!(matches!(of(code), Fault::Record(_)), "{code}");
+        }
     }
 }

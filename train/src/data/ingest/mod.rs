@@ -1,12 +1,14 @@
 //! From corpora in public formats to a shard.
 //!
 //! Each format turns one record into [`document::Document`]s: text with `<image>` marks, the byte ranges that are
-//! learned, and the files of the images. Everything after that is common: one tokenisation per document, the loss
-//! mask from byte offsets, strict decoding of every image, and the order of the source.
+//! learned, and the files of the images. Everything after that is common: tokens of which every prompt is the beginning,
+//! the loss mask, strict decoding of every image, and the order of the source.
 
 mod document;
 mod encode;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod images;
 mod llava;
 mod media;

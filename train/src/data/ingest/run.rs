@@ -368,14 +368,18 @@ fn parse(record: &RawRecord, format: &Format) -> Result<Parsed, Problem> {
         Format::Mmc4 { .. } | Format::Text => &[],
     };
     media::check(&record.json, format.name(), reads)?;
-    match *format {
+    let parsed = match *format {
         Format::Mmc4 { layout, loss_scope, max_images } => {
-            mmc4::parse(json(record)?, mmc4::Rules { layout, loss_scope, max_images })
+            json(record).and_then(|read| mmc4::parse(read, mmc4::Rules { layout, loss_scope, max_images }))
         }
-        Format::Pairs => Ok(pairs::document(json(record)?)?.into()),
-        Format::Llava { ref template } => llava::parse(json(record)?, template),
-        Format::Text => Ok(text::document(json(record)?)?.into()),
-    }
+        Format::Pairs => json(record).and_then(pairs::document).map(Parsed::from),
+        Format::Llava { ref template } => json(record).and_then(|read| llava::parse(read, template)),
+        Format::Text => json(record).and_then(text::document).map(Parsed::from),
+    };
+    parsed.map_err(|problem| match (&problem, records::wrapped(&record.json)) {
+        (Problem::Json(_), Some(wrapped)) => wrapped.into(),
+        _ => problem,
+    })
 }
 
 fn json<T: DeserializeOwned>(record: &RawRecord) -> Result<T, Problem> {

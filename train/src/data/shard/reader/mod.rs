@@ -1,5 +1,8 @@
 //! Reading a shard directory.
 
+mod verify;
+
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -138,7 +141,7 @@ impl ShardReader {
         if found != entry.sha256 {
             return Err(ShardError::Hash { path, expected: entry.sha256.clone(), found });
         }
-        vila_files::read(&path, entry.bytes).map(Some).map_err(io_at(&path, "read it"))
+        fs::read(&path).map(Some).map_err(io_at(&path, "read it"))
     }
 
     /// The record of document `index`: lengths and counts without touching its tokens.
@@ -207,6 +210,10 @@ impl ShardReader {
         let targets = view.loss.count();
         if targets != view.record.target_count as usize {
             return fault("target_count", format!("is {}, {targets} loss bits are set", view.record.target_count));
+        }
+        let learned = |(token, target): (&u32, bool)| target && *token == IMAGE_PLACEHOLDER;
+        if view.tokens.iter().zip(view.loss.iter()).any(learned) {
+            return fault("target_count", "counts an image, which is never a target".to_owned());
         }
         match view.images.iter().find(|image| u64::from(image.0) >= self.manifest.counts.images) {
             Some(image) => {
@@ -308,67 +315,6 @@ impl ShardReader {
         format!("{source}:{}", record.source_line)
     }
 
-    /// Reads everything and checks every hash, checksum, record and cross reference.
-    ///
-    /// # Errors
-    /// The first fault found.
-    pub fn verify(&self) -> Result<(), ShardError> {
-        for region in [&self.tokens, &self.loss, &self.samples, &self.image_uses, &self.image_index, &self.image_names]
-        {
-            region.check_all()?;
-        }
-        (0..self.manifest.counts.images).into_par_iter().try_for_each(|index| {
-            let image = ImageId(index as u32);
-            let record = self.image_record(image)?;
-            self.check_image(&record, self.image_bytes(image, &record)?)?;
-            self.image_name(image).map(drop)
-        })?;
-        (0..self.len()).into_par_iter().try_for_each(|index| self.sample(index).map(drop))?;
-        self.check_totals()?;
-        self.manifest.files.par_iter().try_for_each(|(name, entry)| {
-            let path = self.dir.join(name);
-            let found = hash_file(&path)?;
-            if found == entry.sha256 {
-                return Ok(());
-            }
-            Err(ShardError::Hash { path, expected: entry.sha256.clone(), found })
-        })
-    }
-
-    /// Do the records add up to the manifest's totals, and follow each other without gap or overlap?
-    fn check_totals(&self) -> Result<(), ShardError> {
-        let (mut tokens, mut uses, mut targets) = (0, 0, 0);
-        for index in 0..self.len() {
-            let record = self.record(index)?;
-            if (record.token_offset, record.image_offset) != (tokens, uses) {
-                return Err(self.fault(
-                    &self.samples,
-                    index,
-                    "token_offset",
-                    "does not follow the record before".to_owned(),
-                ));
-            }
-            tokens += u64::from(record.token_count);
-            uses += u64::from(record.image_count);
-            targets += u64::from(record.target_count);
-        }
-        let counts = &self.manifest.counts;
-        for (field, recorded, found) in [
-            ("counts.tokens", counts.tokens, tokens),
-            ("counts.image_uses", counts.image_uses, uses),
-            ("counts.targets", counts.targets, targets),
-        ] {
-            if recorded != found {
-                return Err(ShardError::Manifest {
-                    path: self.dir.join(MANIFEST),
-                    field: field.to_owned(),
-                    problem: format!("is {recorded}, the records add up to {found}"),
-                });
-            }
-        }
-        Ok(())
-    }
-
     /// Record `index` of a file of fixed-size records.
     fn entry<T: bytemuck::Pod>(
         &self,
@@ -403,7 +349,7 @@ fn end_of(offset: u64, count: u32) -> u64 {
 }
 
 fn hash_file(path: &Path) -> Result<String, ShardError> {
-    let mut file = match vila_files::open(path) {
+    let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ShardError::MissingFile { path: path.to_owned() });
