@@ -173,9 +173,12 @@ impl Run {
     }
 }
 
+/// Most bytes of a run's lines: of years of steps.
+const MAX_LINES: u64 = 16 << 30;
+
 /// The lines of a file, and whether its last one is torn; nothing if there is no such file.
 fn lines<T: DeserializeOwned>(path: &Path) -> Result<Option<(Vec<T>, bool)>, ReportError> {
-    let bytes = match fs::read(path) {
+    let bytes = match vila_files::read(path, MAX_LINES) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => return Err(ReportError::io(path)(error)),

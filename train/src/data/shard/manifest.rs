@@ -1,7 +1,6 @@
 //! `manifest.json`: what a shard contains, where it came from, and the hashes of its files.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -108,7 +107,7 @@ impl Manifest {
             field: field.to_owned(),
             problem,
         };
-        let bytes = match fs::read(&path) {
+        let bytes = match vila_files::read(&path, vila_files::MAX_CONFIG) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(ShardError::NotAShard { dir: dir.to_owned() });
