@@ -282,6 +282,7 @@ const LLAVA_HF: &[Group] = &[
         ],
         "the whole model; a `projector_hidden_act` other than gelu is refused",
     ),
+    read(&["vila_template"], "written by this program"),
     ignored(
         &["ignore_index", "image_seq_length", "pad_token_id", "transformers_version", "vocab_size"],
         "follows from the rest",
