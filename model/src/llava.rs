@@ -139,6 +139,7 @@ pub(crate) fn image_processor(dir: &Path, layout: Layout, config: &VilaConfig) -
     let dir = match layout {
         Layout::Vila => {
             let (processor, path) = tower_processor(&dir.join("vision_tower"))?;
+            check_squash(config, &path)?;
             return Ok((
                 if pads_by_file(dir, &path)? { processor.with_mode(GeometryMode::Pad) } else { processor },
                 path,
@@ -154,7 +155,23 @@ pub(crate) fn image_processor(dir: &Path, layout: Layout, config: &VilaConfig) -
             tower.folder()?.to_path_buf()
         }
     };
-    tower_processor(&dir)
+    let (processor, path) = tower_processor(&dir)?;
+    if layout == Layout::Llava {
+        check_squash(config, &path)?;
+    }
+    Ok((processor, path))
+}
+
+/// CLIP's processor knows a crop, 224 pixels unless told otherwise, even where it does not cut; `resize` squashes to that.
+fn check_squash(config: &VilaConfig, preprocessor: &Path) -> Result<()> {
+    let file = Fields::read(preprocessor)?;
+    let clip = file.text("image_processor_type")?.is_some_and(|name| name.starts_with("CLIP"));
+    if config.aspect != Some(GeometryMode::Resize) || !clip || file.flag_or("do_center_crop", true)? {
+        return Ok(());
+    }
+    let problem =
+        "is false beside `image_aspect_ratio: resize`, which squashes to crop_size; set image_aspect_ratio to square";
+    Err(file.error("do_center_crop", problem))
 }
 
 /// Whether a folder of an earlier version of this program pads: it said so by `do_pad` beside the tower, whatever class it

@@ -143,6 +143,12 @@ fn files_of_newer_versions_are_read() {
         config["vision_feature_layer"] = json!(-2);
         config["tie_word_embeddings"] = json!(true);
     });
+    // A head that is no copy of the embedding wins over the flag.
+    assert!(!load(&dir).config.llm.tied);
+    let path = dir.join("model.safetensors");
+    let mut tensors = renamed(&path, str::to_string);
+    tensors.retain(|name, _| !name.ends_with("lm_head.weight"));
+    write_weights(&path, &tensors);
     assert!(load(&dir).config.llm.tied);
 }
 

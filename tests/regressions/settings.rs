@@ -329,6 +329,19 @@ fn processors_are_those_of_their_classes() {
 }
 
 #[test]
+fn resize_beside_a_clip_that_does_not_crop() {
+    let dir = copied("layouts/vila", "squash");
+    edit(&dir.join("config.json"), |config| config["image_aspect_ratio"] = json!("resize"));
+    edit(&dir.join("vision_tower/preprocessor_config.json"), |file| {
+        file["do_center_crop"] = json!(false);
+        file["size"] = file["crop_size"].clone();
+    });
+    assert!(refused(&dir).contains("`do_center_crop`"));
+    edit(&dir.join("config.json"), |config| config["image_aspect_ratio"] = json!("square"));
+    load(&dir);
+}
+
+#[test]
 fn old_checkpoints_that_pad_still_pad() {
     let dir = copied("layouts/vila", "old-pad");
     edit(&dir.join("config.json"), |config| config["image_aspect_ratio"] = json!("pad"));
