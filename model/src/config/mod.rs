@@ -348,6 +348,12 @@ fn check_multimodal(root: &Fields, vision: &VisionConfig) -> Result<()> {
     {
         return Err(root.error("image_encoder", format!("is {encoder}, only BasicImageEncoder is implemented")));
     }
+    if root.get("image_encoder").is_some() {
+        tracing::warn!(
+            "{}: programs of this version of VILA put a line break after every image; write it in the prompt, after <image>",
+            root.path().display()
+        );
+    }
     if let Some(kind) = root.text("mm_patch_merge_type")?.filter(|kind| *kind != "flat") {
         return Err(root.error("mm_patch_merge_type", format!("is {kind}, only flat is implemented")));
     }
