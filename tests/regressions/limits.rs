@@ -42,7 +42,7 @@ fn wait_for(child: &mut Child, there: impl Fn() -> bool) {
 fn has_partial(dir: &Path) -> bool {
     std::fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
         let name = entry.file_name();
-        name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(b".partial")
+        name.as_bytes().starts_with(b".") && name.to_string_lossy().contains(".partial-")
     })
 }
 

@@ -281,7 +281,8 @@ fn ingested(
         std::fs::remove_dir_all(&out).expect("remove");
     }
     let format = Format::parse("llava", &FormatOptions { template: Some(template), ..FormatOptions::default() });
-    ingest(&IngestOptions::new(format.expect("format"), vec![input], out.clone()), tokenizer).expect("ingest");
+    let options = IngestOptions::new(format.expect("format"), vec![input], out.clone());
+    ingest(&IngestOptions { images_anywhere: true, ..options }, tokenizer).expect("ingest");
     let reader = ShardReader::open(&out).expect("shard");
     let sample = |index: usize| {
         let view = reader.sample(index as u64).expect("document");

@@ -201,7 +201,8 @@ impl Folder {
 
     fn check_own(&self, name: &str) -> Result<()> {
         if self.owns(name) {
-            return Ok(());
+            let dir = self.dir(name);
+            return foreign_file(&dir)?.map_or(Ok(()), |path| Err(in_the_way(path)));
         }
         let problem = "is not a checkpoint of this run, and a checkpoint of this name is due; move it, and the same command continues";
         Err(Error::OutputDirectory { path: self.dir(name), problem: problem.into() })
@@ -244,16 +245,29 @@ fn files_of(dir: &Path) -> Vec<PathBuf> {
     listed.iter().map(PathBuf::from).chain([MANIFEST.into()]).collect()
 }
 
-/// Removes a checkpoint's files; whatever else lies among them stays, and is said.
+/// Removes a checkpoint, unless there are other files in it: then it stays as it is, and that is said.
 fn remove(folder: &OwnFolder, name: &str) -> Result<bool> {
     let dir = folder.path().join(name);
+    if !folder.has(name) {
+        return Ok(true);
+    }
+    if let Some(path) = foreign_file(&dir)? {
+        tracing::warn!(
+            "checkpoint {} is not removed, because this program did not write {}",
+            dir.display(),
+            path.display()
+        );
+        return Ok(false);
+    }
     let files = files_of(&dir);
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-    let gone = folder.remove_listed(name, &files).map_err(Error::io(&dir))?;
-    if !gone {
-        tracing::warn!("{} stays: it holds files that this program did not write", dir.display());
-    }
-    Ok(gone)
+    folder.remove_listed(name, &files).map_err(Error::io(&dir))
+}
+
+fn in_the_way(path: PathBuf) -> Error {
+    let problem = "lies in a checkpoint that is to be replaced or discarded, and this program did not write it; move it, and the \
+                   same command goes on";
+    Error::OutputDirectory { path, problem: problem.into() }
 }
 
 /// The first file in a checkpoint that is no part of it.
@@ -315,9 +329,7 @@ pub(crate) fn discard(out: &OwnFolder, recipe_hash: &str) -> Result<()> {
     }
     for (folder, name) in &checkpoints {
         if let Some(path) = foreign_file(&folder.path().join(name))? {
-            let problem = "lies in a checkpoint that is to be discarded, and this program did not write it; move it, and run the \
-                           command again";
-            return Err(Error::OutputDirectory { path, problem: problem.into() });
+            return Err(in_the_way(path));
         }
     }
     if fs::read_link(&latest).is_ok_and(|target| target.starts_with(FOLDER)) {

@@ -162,7 +162,7 @@ fn run(
     if share.world > 1 {
         agree_on(collective, &session.facts()?)?;
     }
-    let open = || preflight::open_stages(recipe, &session, &state, share, options);
+    let open = || preflight::open_stages(recipe, &session, &state, share);
     // Rank 0 ingests what was not yet; the others find it done.
     let data = if first { Some(open()?) } else { None };
     collective.agree(0)?;
@@ -201,7 +201,7 @@ fn open(recipe: &Recipe, path: &Path, backend: &Arc<dyn Backend>, options: &RunO
     if options.restart {
         // What cannot run must not cost the old run its files.
         let session = start()?;
-        preflight::open_stages(recipe, &session, &TrainerState::new(String::new()), alone, options)?;
+        preflight::open_stages(recipe, &session, &TrainerState::new(String::new()), alone)?;
         folder.discard()?;
     }
     folder.check_free()?;
@@ -234,7 +234,7 @@ pub fn dry_run(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>) -> Resul
     preflight::warn_of_cost(recipe, backend.name());
     let session = Session::start(recipe, path, backend)?;
     let (state, alone) = (TrainerState::new(String::new()), Share { rank: 0, world: 1 });
-    let data = preflight::open_stages(recipe, &session, &state, alone, &RunOptions::default())?;
+    let data = preflight::open_stages(recipe, &session, &state, alone)?;
     recipe
         .stage
         .iter()

@@ -11,7 +11,6 @@ use vila_engine::DType;
 use vila_model::tokenizer::place_images;
 use vila_model::{VilaConfig, VilaModel};
 
-use super::RunOptions;
 use super::session::{Session, stage_data};
 use crate::checkpoint::TrainerState;
 use crate::data::shard::{ImageId, ShardReader};
@@ -65,7 +64,6 @@ pub(super) fn open_stages(
     session: &Session,
     state: &TrainerState,
     share: Share,
-    options: &RunOptions,
 ) -> Result<Vec<StageData>> {
     let looks = share.rank == 0;
     let mut config = session.carried.config.clone();
@@ -78,7 +76,6 @@ pub(super) fn open_stages(
         check_parts(recipe, stage, &mut config).map_err(in_stage(stage))?;
         for name in stage.data.keys() {
             if !opened.contains_key(name.as_str()) {
-                options.check_stop()?;
                 let look = || Opened::new(recipe, name, session, looks);
                 opened.insert(name.as_str(), look().map_err(of_source(stage, name))?);
             }
