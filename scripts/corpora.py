@@ -13,12 +13,14 @@ stop: images that are there are not fetched again, and an output file gets its n
 import argparse
 import base64
 import concurrent.futures
+import gzip
 import hashlib
 import io
 import json
 import pathlib
 import sys
 import threading
+import urllib.parse
 import urllib.request
 import zipfile
 
@@ -29,18 +31,34 @@ COYO_SHARE = 0.2
 FLAN_SAMPLES = 1_000_000
 
 
+class Unreadable(str):
+    """Takes the place of a record that cannot be read, and says why."""
+
+
 def lines(path):
-    """The records of a JSON lines file, which may lie in a zip archive."""
+    """The records of a JSON lines file, which may lie in a zip archive or be packed with gzip."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                with archive.open(name) as member:
-                    yield from (json.loads(line) for line in io.TextIOWrapper(member, "utf-8") if line.strip())
+                if not name.endswith("/"):
+                    with archive.open(name) as member:
+                        yield from records(member)
     elif path.suffix == ".parquet":
         yield from rows(path)
     else:
-        with path.open(encoding="utf-8") as file:
-            yield from (json.loads(line) for line in file if line.strip())
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield from records(file)
+
+
+def records(file):
+    """The records of a binary stream of lines; one that is no JSON leaves the others alone."""
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            if text:
+                yield json.loads(text)
+        except ValueError as error:
+            yield Unreadable(f"line {number}: {error}")
 
 
 def parquet(path):
@@ -68,7 +86,9 @@ class Output:
         return self
 
     def write(self, record):
-        self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        # Half a surrogate has no place in UTF-8.
+        text = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        self.file.write(text + "\n")
         self.count += 1
 
     def __exit__(self, failed, *_):
@@ -92,12 +112,20 @@ def smaller(content, side):
     return out.getvalue()
 
 
+def link(url):
+    """The URL with blanks and other characters encoded as servers expect them; what is encoded already stays."""
+    parts = urllib.parse.urlsplit(url.strip())
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    quoted = [urllib.parse.quote(part, safe="%/:=&?~#+!$,;'@()*[]") for part in (parts.path, parts.query)]
+    return urllib.parse.urlunsplit((parts.scheme, host, *quoted, ""))
+
+
 def fetched(url, path, options):
     """Whether the image is there now."""
     if path.exists():
         return True
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
+        request = urllib.request.Request(link(url), headers={"User-Agent": "Mozilla/5.0"})
         with urllib.request.urlopen(request, timeout=options.timeout) as answer:
             content = answer.read()
         if not content:
@@ -127,23 +155,51 @@ def store(path, content):
 
 def side_by_side(records, work, options):
     """The results of `work` in the order of the records, a bounded number of them under way."""
+
+    def attempt(record):
+        if isinstance(record, Unreadable):
+            return record
+        try:
+            return work(record)
+        # One record of millions that lacks a field, or has another type, must not end the run.
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            return Unreadable(f"{type(error).__name__}: {error} in {str(record)[:80]}")
+
     with concurrent.futures.ThreadPoolExecutor(options.connections) as pool:
         waiting = []
         for record in records:
-            waiting.append(pool.submit(work, record))
+            waiting.append(pool.submit(attempt, record))
             if len(waiting) >= 4 * options.connections:
                 yield waiting.pop(0).result()
         yield from (future.result() for future in waiting)
 
 
+FIELDS = ("image_name", "raw_url", "matched_text_index")
+
+
 def mmc4(options):
+    def bring(image):
+        """Gives an image its name; whether it is there now. Some releases have the images in the records."""
+        if image.get("image_base64"):
+            content = base64.b64decode(image["image_base64"])
+            image["image_name"] = image_name(content)
+            path = options.out / "images" / image["image_name"]
+            if not path.exists():
+                try:
+                    content = smaller(content, options.shorter_side) if options.shorter_side else content
+                # As for fetched images: what is no image is found when it is ingested, or here.
+                except Exception:
+                    return False
+                store(path, content)
+            return True
+        image["image_name"] = image_name(image["raw_url"].encode("utf-8", "surrogatepass"))
+        return fetched(image["raw_url"], options.out / "images" / image["image_name"], options)
+
     def document(record):
-        images = record["image_info"][: options.images or None]
-        for image in images:
-            image["image_name"] = image_name(image["raw_url"].encode())
-        came = [fetched(image["raw_url"], options.out / "images" / image["image_name"], options) for image in images]
+        images = (record.get("image_info") or [])[: options.images or None]
+        came = [bring(image) for image in images]
         # Sentences and their images as published; similarities are as large as the text, and nothing reads them.
-        kept = [{key: image[key] for key in ("image_name", "raw_url", "matched_text_index")} for image in images]
+        kept = [{key: image[key] for key in FIELDS if key in image} for image in images]
         return {"text_list": record["text_list"], "image_info": kept} if images and all(came) else None
 
     for path in options.input:
@@ -165,7 +221,8 @@ def best_pairs(path):
     columns = ["id", "url", "text", "clip_similarity_vitb32", "clip_similarity_vitl14"]
     records = list(rows(path, columns))
     for record in records:
-        record["clip_sim"] = record["clip_similarity_vitb32"] + record["clip_similarity_vitl14"]
+        # A row without similarities is no good pair.
+        record["clip_sim"] = (record["clip_similarity_vitb32"] or 0) + (record["clip_similarity_vitl14"] or 0)
     good = sorted((r for r in records if r["clip_sim"] > COYO_SIMILARITY), key=lambda r: -r["clip_sim"])
     return good[: int(len(records) * COYO_SHARE)]
 
@@ -218,7 +275,10 @@ def flan(options):
             if want is not None and want < start + count:
                 for index, record in enumerate(rows(part, ["inputs", "targets"]), start):
                     if index == want:
-                        out.write({"conversations": turns_of(record["inputs"], record["targets"])})
+                        try:
+                            out.write({"conversations": turns_of(record["inputs"], record["targets"])})
+                        except (AttributeError, TypeError) as error:
+                            print(f"{part}: row {index - start}: passed over: {error}", file=sys.stderr)
                         want = next(wanted, None)
             start += count
         print(f"{folder}: {out.count} of {total} samples")
@@ -226,7 +286,7 @@ def flan(options):
 
 def target(path, options):
     """Named after the input, with its folder before it where several inputs have the same name."""
-    stem = lambda path: path.name.removesuffix(".zip").removesuffix(".jsonl").removesuffix(".parquet")
+    stem = lambda path: path.name.removesuffix(".zip").removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
     alone = sum(stem(other) == stem(path) for other in options.input) == 1
     return options.out / (f"{stem(path)}.jsonl" if alone else f"{path.resolve().parent.name}-{stem(path)}.jsonl")
 
@@ -235,13 +295,17 @@ def convert(path, work, options, read_records=lines):
     if target(path, options).exists():
         print(f"{path}: done before")
         return
-    read = 0
+    read, unreadable = 0, []
     with Output(target(path, options)) as out:
         for result in side_by_side(read_records(path), work, options):
             read += 1
-            if result is not None:
+            if isinstance(result, Unreadable):
+                unreadable.append(result)
+            elif result is not None:
                 out.write(result)
-    print(f"{path}: {out.count} of {read} records")
+    for problem in unreadable[:5]:
+        print(f"{path}: passed over: {problem}", file=sys.stderr)
+    print(f"{path}: {out.count} of {read} records" + (f"; {len(unreadable)} could not be read" if unreadable else ""))
 
 
 def main():

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use vila_model::GenerateOptions;
 use vila_train::Error;
 use vila_train::evaluation::few_shot::{Arrangement, Choice};
 use vila_train::evaluation::harness::{Answerer, EvalOptions, Evaluation, Shard, evaluate};
@@ -34,14 +35,14 @@ struct Scripted {
 }
 
 impl Answerer for Scripted {
-    fn generate(&self, prompt: &str, images: &[PathBuf], max_new_tokens: usize) -> Result<String, Error> {
+    fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<String, Error> {
         let turn = self.said.get();
         if self.fails_after == Some(self.asked.borrow().len()) {
             return Err(Error::Data("the power is gone".into()));
         }
         self.said.set(turn + 1);
         assert!(images.iter().all(|image| image.is_file()));
-        self.asked.borrow_mut().push((prompt.to_owned(), images.len(), max_new_tokens));
+        self.asked.borrow_mut().push((prompt.to_owned(), images.len(), options.max_new_tokens));
         Ok(format!(" {} ", ANSWERS[turn % ANSWERS.len()]))
     }
 

@@ -109,3 +109,38 @@ fn records_of_m3it_become_conversations() {
     let llava = ["--format", "llava", "--template", "vicuna_v1_nosys"];
     assert_eq!(ingest(&folder, &llava, "out/vqa-train.jsonl"), (3, 3));
 }
+
+#[test]
+fn corpora_bad_record_and_urls() {
+    let folder = scratch("corpora-bad");
+    let picture = image::GrayImage::from_pixel(4, 6, image::Luma([9]));
+    for name in ["a b.png", "\u{e9}t\u{e9}.png", "c.png"] {
+        picture.save_with_format(folder.join(name), image::ImageFormat::Png).expect("an image");
+    }
+    let document = |info: Value| json!({"text_list": ["a sentence"], "image_info": [info]});
+    let url =
+        |name: &str| json!({"raw_url": format!("file://{}", folder.join(name).display()), "matched_text_index": 0});
+    let pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
+    let good = [
+        document(url("a b.png")),
+        document(url("\u{e9}t\u{e9}.png")),
+        document(url("a%20b.png")),
+        document(json!({"image_base64": pixel, "matched_text_index": 0, "image_name": "x.png"})),
+        json!({"text_list": ["half \u{1F600}"], "image_info": [url("c.png")]}),
+    ];
+    let bad = [
+        "{\"text_list\": [",
+        "[1]",
+        "{\"image_info\": [{\"matched_text_index\": 0}]}",
+        "{\"text_list\": [], \"image_info\": 7}",
+    ];
+    let mut lines: Vec<String> = good.iter().map(Value::to_string).collect();
+    lines[4] = lines[4].replace("\u{1F600}", "\\ud83d");
+    for (place, bad) in bad.into_iter().enumerate() {
+        lines.insert(2 * place, bad.to_owned());
+    }
+    std::fs::write(folder.join("docs.jsonl"), "\u{FEFF}".to_owned() + &lines.join("\r\n")).expect("a file");
+    let Some(said) = corpora(&["mmc4", "docs.jsonl", "--out", "out"], &folder) else { return };
+    assert!(said.contains("5 of 9 records; 4 could not be read"), "{said}");
+    assert_eq!(ingest(&folder, &["--format", "mmc4"], "out/docs.jsonl"), (5, 5));
+}

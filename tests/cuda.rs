@@ -10,7 +10,7 @@ use vila_engine::{Backend, CpuBackend, DType, Result};
 
 use crate::mutations::{MUTATIONS, Mutations};
 use crate::nvrtc;
-use crate::op_table::{Output, Row, SIZES, TABLE, agree, check_wrong_index, expected, run, tolerance};
+use crate::op_table::{Output, Row, SIZES, TABLE, agree, check_wrong_index, expected, named, run, tolerance};
 
 const TYPES: [DType; 2] = [DType::F32, DType::BF16];
 
@@ -38,9 +38,14 @@ fn checked() -> EmulatedOptions {
 
 /// Rows named in `VILA_TEST_OP` (a comma-separated list), or all.
 fn rows() -> Vec<&'static Row> {
-    let only = std::env::var("VILA_TEST_OP").ok();
-    let chosen = |row: &&Row| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == row.0));
-    TABLE.iter().filter(chosen).collect()
+    let list = std::env::var("VILA_TEST_OP").ok();
+    named(list.as_deref(), TABLE).unwrap_or_else(|error| panic!("VILA_TEST_OP: {error}"))
+}
+
+/// Also where kernels cannot be compiled and every other test of them is skipped.
+#[test]
+fn the_rows_that_are_asked_for_exist() {
+    assert!(!rows().is_empty());
 }
 
 fn check(cuda: &CudaBackend, dtype: DType, size: usize, row: &Row) -> std::result::Result<(), String> {
@@ -166,6 +171,10 @@ fn broken_kernels_are_noticed() {
         return;
     }
     let only = std::env::var("VILA_TEST_KERNEL").ok();
+    for name in only.iter().flat_map(|only| only.split(',')) {
+        let known: Vec<&str> = MUTATIONS.iter().map(|mutations| mutations.kernel).collect();
+        assert!(known.contains(&name), "VILA_TEST_KERNEL: no kernel is named `{name}`; there are {}", known.join(", "));
+    }
     let mut survived = Vec::new();
     for mutations in
         MUTATIONS.iter().filter(|m| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == m.kernel)))

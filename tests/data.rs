@@ -267,13 +267,13 @@ fn a_mask_follows_the_bytes_of_a_real_tokenizer() {
         })
         .collect();
     let text = |ids: &[u32]| tokenizer.inner().decode_all(ids).unwrap().trim().to_owned();
-    // This vocabulary has one token for ": a ", which shares a byte with the second answer and so is learned.
-    assert_eq!((text(&learned[0]), text(&learned[1])), ("yes".to_owned(), ": a dog".to_owned()));
+    // This vocabulary has one token for ": a ", which no model can say after a prompt that ends with ":".
+    assert_eq!((text(&learned[0]), text(&learned[1])), ("yes".to_owned(), "a dog".to_owned()));
     let ends = view.tokens.iter().enumerate().filter(|(_, token)| **token == tokenizer.eos());
     assert!(ends.map(|(index, _)| index).all(|index| view.loss.get(index)));
     reader.check_tokenizer(&tokenizer.fingerprint()).unwrap();
     let shown = cli::show(&corpus.options.out, 1, 0, None).unwrap();
-    assert!(shown.text.contains("<image:i0.png>") && shown.text.contains("[[yes</s>]]"), "{}", shown.text);
+    assert!(shown.text.contains("<image:i0.png>") && shown.text.contains("[[ yes</s>]]"), "{}", shown.text);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod faults;
 mod golden;
 mod gradients;
 mod hazards;
+mod hostile_json;
 mod image_processor;
 mod memory;
 mod metrics;

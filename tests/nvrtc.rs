@@ -31,7 +31,10 @@ pub fn available() -> bool {
 
 /// Whether `VILA_TEST_DEVICE` names a real device, whose machine brings its own compiler.
 pub fn on_hardware() -> bool {
-    std::env::var("VILA_TEST_DEVICE").is_ok_and(|name| name.starts_with("cuda"))
+    let name = std::env::var("VILA_TEST_DEVICE").unwrap_or_default();
+    let known = ["", "cpu", "emulator"].contains(&name.as_str()) || name.starts_with("cuda");
+    assert!(known, "VILA_TEST_DEVICE: there is no device `{name}`; there are cpu, cuda[:N] and emulator");
+    name.starts_with("cuda")
 }
 
 /// The device that `VILA_TEST_DEVICE` names (`cuda`, say), or the emulated one; nothing where kernels cannot be compiled.

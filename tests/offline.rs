@@ -16,8 +16,10 @@ fn kernels_keep_their_budgets() {
     }
     let report = offline::check().expect("compiles");
     assert!(report.problems.is_empty(), "{}", report.problems.join("\n"));
+    // A machine with a device brings a compiler of its own.
     let page = std::fs::read_to_string(PAGE).unwrap_or_default();
-    assert!(page == report.markdown(), "docs/kernels.md is not of these sources: {CURE}");
+    let current = report.compiler != offline::COMPILER || page == report.markdown();
+    assert!(current, "docs/kernels.md is not of these sources: {CURE}");
 }
 
 #[test]

@@ -142,6 +142,31 @@ impl<'a> Case<'a> {
 
 pub type Row = (&'static str, fn(&mut Case) -> Result<Vec<Tensor>>);
 
+/// What a comma-separated `list` names of the rows `all`, or all rows without a list. A name that no row has is refused:
+/// a typo would test nothing and pass.
+pub fn named(list: Option<&str>, all: &'static [Row]) -> std::result::Result<Vec<&'static Row>, String> {
+    let Some(list) = list else { return Ok(all.iter().collect()) };
+    let row = |name: &str| {
+        let known = || all.iter().map(|row| row.0).collect::<Vec<_>>().join(", ");
+        let found = all.iter().find(|row| row.0 == name.trim());
+        found.ok_or_else(|| format!("no row of the op table is named `{name}`; there are {}", known()))
+    };
+    list.split(',').map(row).collect()
+}
+
+#[test]
+fn an_op_with_a_typo_is_refused() {
+    assert_eq!(named(None, TABLE).expect("all").len(), TABLE.len());
+    assert_eq!(
+        named(Some("gemm, sample"), TABLE).expect("rows").iter().map(|row| row.0).collect::<Vec<_>>(),
+        ["gemm", "sample"]
+    );
+    for typo in ["gem", "gemm,", "", "sample,attn"] {
+        let message = named(Some(typo), TABLE).expect_err(typo);
+        assert!(message.contains("no row of the op table") && message.contains("rms_norm"), "{message}");
+    }
+}
+
 fn heads(c: &Case) -> HeadShape {
     let (heads, kv_heads) = [(1, 1), (4, 2), (2, 2), (3, 1), (6, 2), (2, 1), (1, 1)][c.size];
     HeadShape { heads, kv_heads, head_dim: [2, 8, 32, 6, 64, 4, 16][c.size] }

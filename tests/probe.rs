@@ -34,7 +34,8 @@ fn shard(dir: &Path, text: &str) -> ShardReader {
     let (data, image) = (dir.join("pairs.jsonl"), world().join("images/t0000_v00.png"));
     let lines = ["a", "b"].map(|id| serde_json::json!({"id": id, "image": image, "text": text}).to_string() + "\n");
     std::fs::write(&data, lines.concat()).expect("corpus");
-    let spec = SourceSpec { format: Some("pairs".into()), input: vec![data], ..SourceSpec::default() };
+    let spec =
+        SourceSpec { format: Some("pairs".into()), input: vec![data], images_anywhere: true, ..SourceSpec::default() };
     let tokenizer = Tokenizer::from_file(&world().join("tokenizer.json")).expect("tokenizer");
     open_source(dir, "pairs", &spec, &tokenizer).expect("shard")
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vila_engine::CpuBackend;
 use vila_model::template::{Exchange, Template};
 use vila_model::tokenizer::Tokenizer;
-use vila_model::{GenerateOptions, Vila, generate};
+use vila_model::{GenerateOptions, Prompt, Vila, generate};
 use vila_train::evaluate::read_questions;
 use vila_train::recipe::SourceSpec;
 use vila_train::sources::open_source;
@@ -54,7 +54,10 @@ fn a_conversation_keeps_its_history_and_its_images_until_it_is_reset() {
     let template = Template::named("vicuna_v1_nosys").expect("template");
     let vila = vila();
     let said = |history: &[Exchange], question: &str, images: &[PathBuf]| {
-        generate(&vila, &template.prompt(history, question), images, &options(Some(&template))).expect("generate").text
+        let asked = template.ask(history, question);
+        let answers = asked.trained.iter().map(|answer| answer.start).collect();
+        let prompt = Prompt { text: asked.text, images: images.to_vec(), answers, ..Prompt::default() };
+        vila.stream(&prompt, &options(Some(&template))).and_then(|answer| answer.finish()).expect("generate").text
     };
     let first = said(&[], "<image>\nwhat is this", &[image()]);
     let exchange = |question: &str, answer: &str| Exchange { question: question.into(), answer: answer.trim().into() };

@@ -186,6 +186,7 @@ fn ranks_on_emulated_devices_agree_with_the_cpu() {
 fn rank(recipe: &Path, out: &Path, meeting: &Path, rank: usize) -> Child {
     let mut command: Command = command(&["train", text(recipe), "--out", text(out), "--set", "ranks.bucket=3000"]);
     let variables = [("RANK", rank.to_string()), ("WORLD_SIZE", "2".into()), ("LOCAL_RANK", rank.to_string())];
+    command.env("LOCAL_WORLD_SIZE", "2");
     command.envs(variables).env("VILA_RENDEZVOUS", meeting).env("RAYON_NUM_THREADS", "1");
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("child")
 }

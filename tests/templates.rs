@@ -104,7 +104,10 @@ fn ingested_conversations_have_the_ids_and_the_mask_of_the_goldens() {
         std::fs::write(&input, records.collect::<String>()).expect("write");
         let options = FormatOptions { template: Some(&name), system: system.as_deref(), ..Default::default() };
         let format = Format::parse("llava", &options).expect("format");
-        let options = IngestOptions::new(format, vec![input], dir.join(format!("shard-{number}")));
+        let options = IngestOptions {
+            images_anywhere: true,
+            ..IngestOptions::new(format, vec![input], dir.join(format!("shard-{number}")))
+        };
         ingest(&options, &tokenizer).expect("ingest");
         let reader = ShardReader::open(&options.out).expect("shard");
         for (index, golden) in members.iter().enumerate() {

@@ -194,7 +194,7 @@ pub fn build(architectures: &[String], directory: &Path) -> Result<Vec<PathBuf>>
     let nvrtc = compiler()?;
     let write = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
         let path = directory.join(name);
-        let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, bytes));
+        let written = std::fs::create_dir_all(directory).and_then(|()| vila_files::write(&path, bytes));
         written.map_err(|source| Error::File { path: path.clone(), source }).map(|()| path)
     };
     let (mut files, mut list) = (Vec::new(), String::new());
@@ -222,10 +222,8 @@ fn read_checked(file: &Path) -> Option<Vec<u8>> {
 
 fn write_checked(file: &Path, code: &[u8]) -> std::io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(directory)?;
-    let temporary = file.with_added_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&temporary, [Sha256::digest(code).as_slice(), code].concat())?;
-    std::fs::rename(temporary, file)
+    let name = file.file_name().unwrap_or_default();
+    vila_files::OwnFolder::create(directory)?.write(name, &[Sha256::digest(code).as_slice(), code].concat())
 }
 
 /// Kernels of one device, found by file and name.

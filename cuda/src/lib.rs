@@ -4,6 +4,9 @@
 //! NVIDIA driver, opened at run time, or the emulated device, which executes the same compiled kernels on the CPU and
 //! checks every access.
 
+// Files are moved, replaced and removed by `vila_files` alone.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod backend;
 mod driver;
 mod embedded;

@@ -69,10 +69,16 @@ pub fn read_to_string(path: &Path, limit: u64) -> io::Result<String> {
 
 /// Puts the commonest errors of the operating system into words with a cure; keeps their kind.
 pub fn explain(error: io::Error) -> io::Error {
+    if error.get_ref().is_some() {
+        // It has words already.
+        return error;
+    }
     let words = match error.kind() {
         ErrorKind::NotFound => "does not exist; check the path",
         ErrorKind::IsADirectory => "is a folder, not a file; check the path",
         ErrorKind::NotADirectory => "a part of this path is a file, not a folder; check the path",
+        ErrorKind::FileTooLarge => "would become longer than files may be here (`ulimit -f`); raise that limit",
+        ErrorKind::AlreadyExists => "is there already; choose another path, or move it away",
         ErrorKind::PermissionDenied => "may not be accessed by this user; check its permissions",
         _ => return error,
     };

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::config::{Fields, Layout, VilaConfig, VisionConfig, VisionFamily};
-use crate::image::ImageProcessor;
+use crate::image::{GeometryMode, ImageProcessor};
 use crate::{Error, Result};
 
 /// The name that this crate uses for a tensor of the layout.
@@ -137,7 +137,14 @@ impl Tower {
 /// The image processor of a checkpoint directory, and the file that describes it.
 pub(crate) fn image_processor(dir: &Path, layout: Layout, config: &VilaConfig) -> Result<(ImageProcessor, PathBuf)> {
     let dir = match layout {
-        Layout::Vila => dir.join("vision_tower"),
+        Layout::Vila => {
+            let (processor, path) = tower_processor(&dir.join("vision_tower"))?;
+            check_squash(config, &path)?;
+            return Ok((
+                if pads_by_file(dir, &path)? { processor.with_mode(GeometryMode::Pad) } else { processor },
+                path,
+            ));
+        }
         Layout::LlavaHf => dir.to_path_buf(),
         Layout::Llava if dir.join(PREPROCESSOR).is_file() => dir.to_path_buf(),
         Layout::Llava => {
@@ -148,7 +155,33 @@ pub(crate) fn image_processor(dir: &Path, layout: Layout, config: &VilaConfig) -
             tower.folder()?.to_path_buf()
         }
     };
-    tower_processor(&dir)
+    let (processor, path) = tower_processor(&dir)?;
+    if layout == Layout::Llava {
+        check_squash(config, &path)?;
+    }
+    Ok((processor, path))
+}
+
+/// CLIP's processor knows a crop, 224 pixels unless told otherwise, even where it does not cut; `resize` squashes to that.
+fn check_squash(config: &VilaConfig, preprocessor: &Path) -> Result<()> {
+    let file = Fields::read(preprocessor)?;
+    let clip = file.text("image_processor_type")?.is_some_and(|name| name.starts_with("CLIP"));
+    if config.aspect != Some(GeometryMode::Resize) || !clip || file.flag_or("do_center_crop", true)? {
+        return Ok(());
+    }
+    let problem =
+        "is false beside `image_aspect_ratio: resize`, which squashes to crop_size; set image_aspect_ratio to square";
+    Err(file.error("do_center_crop", problem))
+}
+
+/// Whether a folder of an earlier version of this program pads: it said so by `do_pad` beside the tower, whatever class it
+/// named there, and wrote `null` for the mode.
+fn pads_by_file(dir: &Path, preprocessor: &Path) -> Result<bool> {
+    let root = Fields::read(&dir.join("config.json"))?.into_object();
+    if root.get("image_aspect_ratio") != Some(&Value::Null) {
+        return Ok(false);
+    }
+    Fields::read(preprocessor)?.flag_or("do_pad", false)
 }
 
 /// The image processor that a folder describes, and the file.

@@ -137,7 +137,7 @@ impl Vila {
         let tokenizer = Tokenizer::from_file(&layout.text_folder(dir).join("tokenizer.json"))?;
         let (processor, path) = image_processor(dir, layout, &config)?;
         check_size(&processor, &config, path)?;
-        let (checkpoint, specs) = (Checkpoint::open(dir, layout)?, VilaModel::specs(&config));
+        let (checkpoint, specs) = (Checkpoint::open(dir, layout)?.tying(config.llm.tied), VilaModel::specs(&config));
         // Before anything is allocated: a configuration may claim any size.
         checkpoint.check(&specs)?;
         let store = store(&checkpoint, &*backend, specs)?;
@@ -166,7 +166,8 @@ impl Vila {
             }
             StartTower::Random { processor, .. } => (None, processor.clone()),
         };
-        let (checkpoint, specs) = (Checkpoint::open_parts(start.llm, tower)?, VilaModel::specs(&config));
+        let checkpoint = Checkpoint::open_parts(start.llm, tower)?.tying(config.llm.tied);
+        let specs = VilaModel::specs(&config);
         let random = |spec: &ParamSpec| match spec.name.split('.').next() {
             Some("mm_projector") => true,
             Some("vision_tower") => tower.is_none(),
@@ -192,7 +193,7 @@ impl Vila {
             // The head is the embedding; a stored copy would not follow it.
             extras.remove("llm.lm_head.weight");
         }
-        let tokenizer = tokenizer.with_ids(config.llm.bos, config.llm.eos.first().copied(), config.image_token);
+        let tokenizer = tokenizer.with_ids(config.llm.eos.first().copied(), config.image_token);
         let processor = match config.aspect {
             Some(mode) => processor.with_mode(mode),
             None => processor,

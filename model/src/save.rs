@@ -3,6 +3,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use vila_files::NewFolder;
+
 use crate::lora::adapter_config;
 use crate::weights::{Component, RawTensor, vila_files, write_safetensors};
 use crate::{Error, Result, Vila};
@@ -11,26 +13,17 @@ impl Vila {
     /// Writes the model in the three-folder layout, weights as f32, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Format`] if `dir` is there already, [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if `dir` is there already or cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        if dir.exists() {
-            return Err(Error::format(dir, "is there already; choose another folder"));
-        }
-        let mut partial = dir.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = Path::new(&partial);
-        let written = self.write(partial).and_then(|()| fs::rename(partial, dir).map_err(Error::io(dir)));
-        if written.is_err() {
-            // What is half written helps nobody; the first error counts.
-            let _ = fs::remove_dir_all(partial);
-        }
-        written
+        let folder = NewFolder::begin(dir).map_err(Error::io(dir))?;
+        self.write(folder.path())?;
+        folder.commit().map_err(Error::io(dir))
     }
 
     fn write(&self, dir: &Path) -> Result<()> {
         let Vila { config, store, extras, .. } = self;
         let backend = self.backend();
-        for (name, bytes) in vila_files(config, self.tokenizer.file_bytes(), &self.processor.to_json()) {
+        for (name, bytes) in vila_files(config, self.tokenizer.file_bytes(), &self.processor) {
             create(&dir.join(name))?.write_all(&bytes).map_err(Error::io(dir.join(name)))?;
         }
         if let Some(lora) = &config.lora {
@@ -59,5 +52,5 @@ fn write_tensors(path: &Path, tensors: &BTreeMap<String, RawTensor>) -> Result<(
 fn create(path: &Path) -> Result<File> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    File::create(path).map_err(Error::io(path))
+    vila_files::create(path).map_err(Error::io(path))
 }

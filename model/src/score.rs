@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
-use crate::tokenizer::place_images;
+use vila_engine::NO_ROW;
+
+use crate::tokenizer::{Tokenizer, place_images};
 use crate::{Document, Error, Images, PackedBatch, Result, Vila};
 
 /// Log-likelihood of a continuation.
@@ -16,14 +18,27 @@ pub struct Score {
     pub token_logprobs: Vec<f64>,
 }
 
-/// Scores `continuation` after `prompt`: the prompt is tokenized with its start token, the continuation without.
+/// Scores `continuation` after `prompt`: both are tokenized together, with the start token, and then divided.
+///
+/// As in lm-evaluation-harness, blanks at the prompt's end belong to the continuation, and the continuation's tokens are
+/// those after as many as the prompt alone has. If none are left, because the two melt into one token, it is that token.
 ///
 /// # Errors
 /// As [`crate::generate`]; [`Error::Input`] for a continuation without tokens or with an image.
 pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) -> Result<Score> {
-    let (prompt, tokens) = (prompt_tokens(vila, prompt, images)?, continuation_tokens(vila, continuation)?);
-    let logits = predictions(vila, prompt, &tokens, &load(vila, images)?)?;
-    scored(tokens, &logits)
+    let Divided { prompt, tokens } = Divided::new(&vila.tokenizer, &place_images(prompt, images.len())?, continuation)?;
+    score_pixels(vila, prompt, tokens, &load(vila, images)?)
+}
+
+/// Scores the ids `continuation` after the ids `prompt`; `pixels` are those of the images at the placeholders
+/// ([`vila_engine::NO_ROW`]), in order.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_ids(vila: &Vila, prompt: Vec<u32>, continuation: Vec<u32>, pixels: Vec<f32>) -> Result<Score> {
+    let images = if pixels.is_empty() { Images::None } else { Images::Pixels(pixels) };
+    let Divided { prompt, tokens } = Divided { prompt, tokens: continuation }.checked()?;
+    score_pixels(vila, prompt, tokens, &images)
 }
 
 /// Scores each of several continuations; those of one token each share one pass over the prompt.
@@ -31,37 +46,55 @@ pub fn score(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) 
 /// # Errors
 /// As [`score`].
 pub fn score_all(vila: &Vila, prompt: &str, continuations: &[String], images: &[PathBuf]) -> Result<Vec<Score>> {
-    let tokens: Vec<Vec<u32>> =
-        continuations.iter().map(|text| continuation_tokens(vila, text)).collect::<Result<_>>()?;
-    let (prompt, images) = (prompt_tokens(vila, prompt, images)?, load(vila, images)?);
-    match tokens.first() {
-        Some(first) if tokens.iter().all(|tokens| tokens.len() == 1) => {
-            let logits = predictions(vila, prompt, first, &images)?;
-            tokens.into_iter().map(|tokens| scored(tokens, &logits)).collect()
+    let text = place_images(prompt, images.len())?;
+    let divide = |continuation: &String| Divided::new(&vila.tokenizer, &text, continuation);
+    let divided: Vec<Divided> = continuations.iter().map(divide).collect::<Result<_>>()?;
+    let images = load(vila, images)?;
+    match divided.first() {
+        Some(first) if divided.iter().all(|one| one.tokens.len() == 1 && one.prompt == first.prompt) => {
+            let logits = predictions(vila, &first.prompt, &first.tokens, &images)?;
+            divided.into_iter().map(|one| scored(one.tokens, &logits)).collect()
         }
-        _ => {
-            let each = |tokens: Vec<u32>| scored(tokens.clone(), &predictions(vila, prompt.clone(), &tokens, &images)?);
-            tokens.into_iter().map(each).collect()
-        }
+        _ => divided.into_iter().map(|one| score_pixels(vila, one.prompt, one.tokens, &images)).collect(),
     }
 }
 
-fn prompt_tokens(vila: &Vila, prompt: &str, images: &[PathBuf]) -> Result<Vec<u32>> {
-    let prompt = vila.tokenizer.encode_prompt(&place_images(prompt, images.len())?)?;
-    if prompt.is_empty() {
-        return Err(Error::Input("a continuation needs a token before it; give a prompt".into()));
-    }
-    Ok(prompt)
+/// The tokens of a prompt with its continuation, divided.
+struct Divided {
+    prompt: Vec<u32>,
+    tokens: Vec<u32>,
 }
 
-fn continuation_tokens(vila: &Vila, continuation: &str) -> Result<Vec<u32>> {
-    let tokens = vila.tokenizer.encode(continuation)?;
-    if tokens.is_empty() || tokens.contains(&vila_engine::NO_ROW) {
-        return Err(Error::Input(
-            "a continuation needs at least one token and no <image>; move images to the prompt".into(),
-        ));
+impl Divided {
+    fn new(tokenizer: &Tokenizer, prompt: &str, continuation: &str) -> Result<Self> {
+        let given = prompt.trim_end();
+        let whole = tokenizer.encode_with_offsets(&format!("{prompt}{continuation}"))?;
+        let alone = tokenizer.encode(given)?;
+        let length = match alone.len() {
+            length if length < whole.len() => length,
+            _ => whole.iter().take_while(|(_, span)| span.end <= given.len()).count(),
+        };
+        let mut prompt: Vec<u32> = tokenizer.bos().into_iter().chain(whole.into_iter().map(|(id, _)| id)).collect();
+        let tokens = prompt.split_off(length + usize::from(tokenizer.bos().is_some()));
+        Divided { prompt, tokens }.checked()
     }
-    Ok(tokens)
+
+    fn checked(self) -> Result<Self> {
+        if self.prompt.is_empty() {
+            return Err(Error::Input("a continuation needs a token before it; give a prompt".into()));
+        }
+        if self.tokens.is_empty() || self.tokens.contains(&NO_ROW) {
+            return Err(Error::Input(
+                "a continuation needs at least one token and no <image>; move images to the prompt".into(),
+            ));
+        }
+        Ok(self)
+    }
+}
+
+fn score_pixels(vila: &Vila, prompt: Vec<u32>, tokens: Vec<u32>, images: &Images) -> Result<Score> {
+    let logits = predictions(vila, &prompt, &tokens, images)?;
+    scored(tokens, &logits)
 }
 
 fn load(vila: &Vila, images: &[PathBuf]) -> Result<Images> {
@@ -70,8 +103,8 @@ fn load(vila: &Vila, images: &[PathBuf]) -> Result<Images> {
 }
 
 /// Scores of the whole vocabulary for each token of a continuation, from the row before it.
-fn predictions(vila: &Vila, prompt: Vec<u32>, tokens: &[u32], images: &Images) -> Result<Vec<Vec<f32>>> {
-    let document = Document::prompt([&prompt[..], tokens].concat());
+fn predictions(vila: &Vila, prompt: &[u32], tokens: &[u32], images: &Images) -> Result<Vec<Vec<f32>>> {
+    let document = Document::prompt([prompt, tokens].concat());
     let batch = PackedBatch::new(&[document], images.clone(), vila.config.tokens_per_image(), 1)?;
     let mut tape = vila.tape();
     let hidden = vila.model.hidden(&mut tape, &batch)?;

@@ -1,12 +1,14 @@
 //! Text to token ids and back, with images among the text.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use vila_engine::NO_ROW;
 
 use crate::sentencepiece::{SentencePiece, Wrap};
+use crate::tokenizer_json::{Checked, MOST_BYTES, Start, check_size, put_start};
+use crate::turns::{Encode, Span, Turns};
 use crate::{Error, Result};
 
 /// What marks an image in a prompt.
@@ -25,14 +27,14 @@ pub struct Tokenizer {
 
 #[derive(Clone)]
 enum Inner {
-    Json(Box<tokenizers::Tokenizer>),
+    Json(Box<Checked>),
     SentencePiece(SentencePiece),
 }
 
 impl Inner {
     fn token_to_id(&self, token: &str) -> Option<u32> {
         match self {
-            Inner::Json(inner) => inner.token_to_id(token),
+            Inner::Json(checked) => checked.inner.token_to_id(token),
             Inner::SentencePiece(inner) => inner.token_to_id(token),
         }
     }
@@ -40,7 +42,14 @@ impl Inner {
     fn ends(&self) -> (Option<u32>, Option<u32>) {
         let id = |names: &[&str]| names.iter().find_map(|name| self.token_to_id(name));
         match self {
-            Inner::Json(_) => (id(&["<s>", "<|begin_of_text|>"]), id(&["</s>", "<|end_of_text|>", "<|im_end|>"])),
+            Inner::Json(checked) => {
+                let bos = match checked.start {
+                    Start::Unsaid => id(&["<s>", "<|begin_of_text|>"]),
+                    Start::Nothing => None,
+                    Start::Token(token) => Some(token),
+                };
+                (bos, id(&["</s>", "<|end_of_text|>", "<|im_end|>"]))
+            }
             Inner::SentencePiece(inner) => (inner.bos(), inner.eos()),
         }
     }
@@ -60,7 +69,33 @@ impl Tokenizer {
         if !path.exists() && model.is_file() {
             return Self::from_model(&model, Wrap::Always);
         }
-        Self::from_bytes(std::fs::read(path).map_err(Error::io(path))?, path)
+        Self::from_bytes(vila_files::read(path, MOST_BYTES).map_err(Error::io(path))?, path)?.configured()
+    }
+
+    /// Puts the start token in front of texts, or none, as a `tokenizer_config.json` beside the file says.
+    fn configured(self) -> Result<Self> {
+        let Some(start) = (match &self.inner {
+            Inner::Json(_) => ConfiguredStart::read(&self.path.with_file_name("tokenizer_config.json"))?,
+            Inner::SentencePiece(_) => None,
+        }) else {
+            return Ok(self);
+        };
+        let bos = match start {
+            ConfiguredStart::Nothing => None,
+            ConfiguredStart::Token(Some(name)) => Some(self.token_id(&name).ok_or_else(|| {
+                Error::format(&self.path, format!("lacks {name:?}, which tokenizer_config.json puts in front of texts"))
+            })?),
+            ConfiguredStart::Token(None) => ["<s>", "<|begin_of_text|>"].iter().find_map(|name| self.token_id(name)),
+        };
+        if bos == self.bos {
+            return Ok(self);
+        }
+        // Where the file goes without its neighbour, it says the same.
+        let mut file: Map<String, Value> = serde_json::from_slice(&self.bytes)
+            .map_err(|error| Error::format(&self.path, format!("not a tokenizer.json: {error}")))?;
+        let name = bos.and_then(|bos| self.id_to_token(bos));
+        put_start(&mut file, name.as_deref().zip(bos));
+        Self::from_bytes(Value::Object(file).to_string().into_bytes(), &self.path)
     }
 
     /// Reads the content of a `tokenizer.json`, or of a SentencePiece model without settings if the name ends in
@@ -70,21 +105,21 @@ impl Tokenizer {
             let (inner, json) = SentencePiece::read(&bytes, path, Wrap::Never)?;
             return Ok(Self::new(Inner::SentencePiece(inner), json, path));
         }
+        check_size(&bytes, path)?;
         if let Some(inner) = SentencePiece::embedded(&bytes, path)? {
             return Ok(Self::new(Inner::SentencePiece(inner), bytes, path));
         }
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|error| Error::format(path, format!("not a tokenizer.json: {error}")))?;
-        if let Some(hole) = first_hole(&inner) {
+        let checked = Checked::read(&bytes, path)?;
+        if let Some(hole) = first_hole(&checked.inner) {
             let problem =
                 format!("no entry of its vocabulary has the id {hole}, though later ids exist; fetch it again");
             return Err(Error::format(path, problem));
         }
-        Ok(Self::new(Inner::Json(Box::new(inner)), bytes, path))
+        Ok(Self::new(Inner::Json(Box::new(checked)), bytes, path))
     }
 
     fn from_model(path: &Path, wrap: Wrap) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = vila_files::read(path, MOST_BYTES).map_err(Error::io(path))?;
         let (inner, json) = SentencePiece::read(&bytes, path, wrap)?;
         Ok(Self::new(Inner::SentencePiece(inner), json, path))
     }
@@ -94,10 +129,11 @@ impl Tokenizer {
         Tokenizer { image: inner.token_to_id(IMAGE_MARK), path: path.to_path_buf(), inner, bytes, bos, eos }
     }
 
-    /// Takes the ids that a model's configuration names over those found in the vocabulary.
-    pub fn with_ids(self, bos: Option<u32>, eos: Option<u32>, image: Option<u32>) -> Self {
+    /// Takes the ids that a model's configuration names over those found in the vocabulary. The start token is the
+    /// tokenizer's own affair.
+    pub fn with_ids(self, eos: Option<u32>, image: Option<u32>) -> Self {
         let image = image.filter(|&id| self.id_to_token(id).as_deref() == Some(IMAGE_MARK)).or(self.image);
-        Tokenizer { bos: bos.or(self.bos), eos: eos.or(self.eos), image, ..self }
+        Tokenizer { eos: eos.or(self.eos), image, ..self }
     }
 
     /// The file.
@@ -105,7 +141,7 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The token that starts a text.
+    /// The token that is put in front of a text, if any is.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
@@ -125,9 +161,10 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
+    /// The entry of an id.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
         match &self.inner {
-            Inner::Json(inner) => inner.id_to_token(id),
+            Inner::Json(checked) => checked.inner.id_to_token(id),
             Inner::SentencePiece(inner) => inner.id_to_token(id).map(str::to_string),
         }
     }
@@ -140,7 +177,7 @@ impl Tokenizer {
     /// Number of entries, added tokens included.
     pub fn vocab_size(&self) -> usize {
         match &self.inner {
-            Inner::Json(inner) => inner.get_vocab_size(true),
+            Inner::Json(checked) => checked.inner.get_vocab_size(true),
             Inner::SentencePiece(inner) => inner.vocab_size(),
         }
     }
@@ -159,7 +196,7 @@ impl Tokenizer {
     ///
     /// A vocabulary with an `<image>` token reads the whole text at once, as transformers does; otherwise the pieces
     /// between marks are tokenized one by one (spec 1.6).
-    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<Span>> {
         if let Some(image) = self.image {
             let mut tokens = self.encode_piece(text, 0)?;
             tokens.iter_mut().filter(|(id, _)| *id == image).for_each(|(id, _)| *id = NO_ROW);
@@ -176,20 +213,18 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    fn encode_piece(&self, text: &str, start: usize) -> Result<Vec<(u32, Range<usize>)>> {
+    fn encode_piece(&self, text: &str, start: usize) -> Result<Vec<Span>> {
         if text.is_empty() {
             return Ok(Vec::new());
         }
-        let inner = match &self.inner {
-            Inner::Json(inner) => inner,
+        let checked = match &self.inner {
+            Inner::Json(checked) => checked,
             Inner::SentencePiece(inner) => {
                 let tokens = inner.encode(text).into_iter();
                 return Ok(tokens.map(|(id, span)| (id, span.start + start..span.end + start)).collect());
             }
         };
-        let encoding = inner
-            .encode(text, false)
-            .map_err(|error| Error::format(&self.path, format!("cannot tokenize {text:?}: {error}")))?;
+        let encoding = checked.encode(text, &self.path)?;
         let offsets = encoding.get_offsets().iter().map(|&(from, to)| from + start..to + start);
         Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
     }
@@ -201,7 +236,22 @@ impl Tokenizer {
 
     /// Ids of a prompt: the start token, then the text; [`NO_ROW`] where an image goes.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.bos.into_iter().chain(self.encode(text)?).collect())
+        self.encode_conversation(text, &[])
+    }
+
+    /// Ids of a prompt in which answers begin at the bytes `answers`: exactly the beginning of what would be trained on if the
+    /// prompt went on ([`Turns`]).
+    pub fn encode_conversation(&self, text: &str, answers: &[usize]) -> Result<Vec<u32>> {
+        let spans = Turns::encode(self, text, answers)?.spans;
+        Ok(self.bos.into_iter().chain(spans.into_iter().map(|(id, _)| id)).collect())
+    }
+
+    /// Whether text is tokenized behind this token as if it stood there alone: an added token.
+    pub fn is_added(&self, id: u32) -> bool {
+        match &self.inner {
+            Inner::Json(checked) => checked.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id),
+            Inner::SentencePiece(inner) => inner.is_added(id),
+        }
     }
 
     /// The text of ids; special tokens are left out.
@@ -216,11 +266,54 @@ impl Tokenizer {
 
     fn decode_with(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         match &self.inner {
-            Inner::Json(inner) => inner
-                .decode(ids, skip_special)
-                .map_err(|error| Error::format(&self.path, format!("cannot decode {ids:?}: {error}"))),
+            Inner::Json(checked) => checked.decode(ids, skip_special, &self.path),
             Inner::SentencePiece(inner) => Ok(inner.decode(ids, skip_special)),
         }
+    }
+}
+
+impl Encode for Tokenizer {
+    type Error = Error;
+
+    fn encode(&self, text: &str) -> Result<Vec<Span>> {
+        self.encode_with_offsets(text)
+    }
+
+    fn parts_text(&self, id: u32) -> bool {
+        id == NO_ROW || self.is_added(id)
+    }
+}
+
+/// What a `tokenizer_config.json` puts in front of texts.
+enum ConfiguredStart {
+    Nothing,
+    /// A token by its name, or the vocabulary's usual one.
+    Token(Option<String>),
+}
+
+impl ConfiguredStart {
+    /// Reads `add_bos_token`; classes for Llama's kind of model put a start token unless told otherwise. None where the file
+    /// is missing or leaves it to the tokenizer.
+    fn read(path: &Path) -> Result<Option<Self>> {
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = vila_files::read(path, vila_files::MAX_CONFIG).map_err(Error::io(path))?;
+        let config: Value = serde_json::from_slice(&text)
+            .map_err(|error| Error::format(path, format!("is not JSON ({error}); save the tokenizer again")))?;
+        let class = config["tokenizer_class"].as_str().unwrap_or_default();
+        let puts = match &config["add_bos_token"] {
+            Value::Bool(puts) => *puts,
+            Value::Null if ["LlamaTokenizer", "LlamaTokenizerFast"].contains(&class) => true,
+            Value::Null => return Ok(None),
+            other => {
+                let problem = format!("is {other}; set it to true or false");
+                return Err(Error::Config { path: path.into(), field: "add_bos_token".into(), problem });
+            }
+        };
+        let token = &config["bos_token"];
+        let name = token.as_str().or_else(|| token["content"].as_str());
+        Ok(Some(if puts { ConfiguredStart::Token(name.map(str::to_string)) } else { ConfiguredStart::Nothing }))
     }
 }
 

@@ -102,7 +102,9 @@ pub(crate) fn specs(config: &VisionConfig) -> Vec<ParamSpec> {
     let init = Init::Normal { std: 0.7 / (fan_in as f64).sqrt() };
     let mut specs = Vec::new();
     if config.has_class() {
-        specs.push(ParamSpec::new(format!("{embeddings}class_embedding"), &[width]).init(Init::Normal { std: 0.3 }));
+        let class = ParamSpec::new(format!("{embeddings}class_embedding"), &[width]).init(Init::Normal { std: 0.3 });
+        // Neither a bias nor a norm's weight: transformers decays it.
+        specs.push(ParamSpec { decay: true, ..class });
     }
     specs.push(ParamSpec::new(format!("{embeddings}patch_embedding.weight"), &[width, 3, patch, patch]).init(init));
     if config.family == VisionFamily::Siglip {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use vila_autograd::{ParamPart, ParamSpec, ParamStore};
@@ -14,6 +13,7 @@ use vila_engine::{Backend, DType, MappedBytes, Tensor};
 
 use crate::config::{Layout, VilaConfig};
 use crate::finite::first_not_finite;
+use crate::image::ImageProcessor;
 use crate::llava::{self, Tower};
 use crate::lora;
 use crate::torch_file::{self, FileTensor};
@@ -77,7 +77,7 @@ struct Entry {
 /// A mapped file.
 struct WeightFile {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: Arc<vila_files::Map>,
 }
 
 /// The tensors of a checkpoint directory, by canonical name; files are mapped, not read.
@@ -144,6 +144,18 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The embedding of a tied model whose files hold the head alone is the head.
+    #[must_use]
+    pub fn tying(mut self, tied: bool) -> Self {
+        if tied
+            && !self.entries.contains_key(EMBEDDING)
+            && let Some(head) = self.entries.remove(HEAD)
+        {
+            self.entries.insert(EMBEDDING.into(), head);
+        }
+        self
+    }
+
     fn has(&self, prefix: &str) -> bool {
         self.entries.range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
     }
@@ -159,10 +171,7 @@ impl Checkpoint {
 
     /// Adds the tensors of a file for which there is a new name; returns their names in the file.
     fn add_file(&mut self, path: PathBuf, rename: &impl Fn(&str) -> Option<String>) -> Result<BTreeSet<String>> {
-        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
-        // SAFETY: the map is read-only; weight files are replaced by renaming, never changed in place, so the pages
-        // stay as they were opened.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
+        let map = vila_files::map(&path).map_err(Error::io(&path))?;
         let tensors = parse(&path, &map)?;
         self.files.push(WeightFile { path, map: Arc::new(map) });
         let mut names = BTreeSet::new();
@@ -251,7 +260,7 @@ impl Checkpoint {
             _ => return None,
         };
         let (&rows, row_shape) = part.shape.split_first().filter(|(_, row_shape)| !row_shape.is_empty())?;
-        let owner: Arc<Mmap> = Arc::clone(&self.files.get(*file)?.map);
+        let owner: Arc<vila_files::Map> = Arc::clone(&self.files.get(*file)?.map);
         backend.map(MappedBytes::new(owner, tensor.bytes.clone())?, dtype, rows, row_shape.iter().product())
     }
 
@@ -330,6 +339,24 @@ impl Checkpoint {
         }
         let readable = matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
         (!readable).then(|| format!("  type of {name}: {:?}, only F32, F16 and BF16 are read", tensor.dtype))
+    }
+}
+
+/// The embedding table and the head, by their canonical names.
+const EMBEDDING: &str = "llm.model.embed_tokens.weight";
+const HEAD: &str = "llm.lm_head.weight";
+
+/// Whether a head lies beside the embedding that is not a copy of it; then transformers does not tie them, whatever the
+/// configuration says.
+pub(crate) fn head_of_its_own(open: impl FnOnce() -> Result<Checkpoint>) -> bool {
+    let Ok(checkpoint) = open() else { return false };
+    let (Some((embedding, table)), Some((head, rows))) = (checkpoint.stored(EMBEDDING), checkpoint.stored(HEAD)) else {
+        return false;
+    };
+    if embedding.dtype == head.dtype {
+        table != rows
+    } else {
+        floats(embedding.dtype, table) != floats(head.dtype, rows)
     }
 }
 
@@ -561,18 +588,16 @@ impl Component {
 }
 
 /// Everything of the public three-folder layout (spec 2.5) that is no weight: paths inside the directory, and contents.
-pub fn vila_files(
-    config: &VilaConfig,
-    tokenizer: &[u8],
-    preprocessor: &serde_json::Value,
-) -> Vec<(&'static str, Vec<u8>)> {
+pub fn vila_files(config: &VilaConfig, tokenizer: &[u8], processor: &ImageProcessor) -> Vec<(&'static str, Vec<u8>)> {
     let json = |value: &serde_json::Value| format!("{value:#}\n").into_bytes();
+    // The processor's file says what the tower's own class does; the mode stands beside it, as VILA reads it.
+    let root = VilaConfig { aspect: Some(processor.mode()), ..config.clone() }.to_json();
     vec![
-        ("config.json", json(&config.to_json())),
+        ("config.json", json(&root)),
         ("llm/config.json", json(&config.llm.to_json())),
         ("llm/tokenizer.json", tokenizer.to_vec()),
         ("vision_tower/config.json", json(&config.vision.to_json())),
-        ("vision_tower/preprocessor_config.json", json(preprocessor)),
+        ("vision_tower/preprocessor_config.json", json(&processor.clone().without_mode().to_json())),
         ("mm_projector/config.json", json(&config.projector_json())),
     ]
 }

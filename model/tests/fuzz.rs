@@ -6,7 +6,11 @@ mod common;
 use std::path::Path;
 
 use common::fuzz::Target;
-use common::{NO_HOOKS, Rng, Tensor, Zip, fixtures, int, layouts, safetensors, table, text};
+use common::hostile_json::mutate;
+use common::{NO_HOOKS, Rng, Tensor, Zip, fixtures, folder, int, layouts, safetensors, table, text};
+use serde_json::Value;
+use vila_model::VilaModel;
+use vila_model::config::VilaConfig;
 use vila_model::image::{GeometryMode, ImageProcessor};
 use vila_model::tokenizer::Tokenizer;
 use vila_model::torch_file::FileTensor;
@@ -308,6 +312,30 @@ fn read_model(name: &str, bytes: &[u8]) -> bool {
 }
 
 #[test]
+fn tokenizer_files() {
+    let names = ["templates/tokenizer.json", "tiny-llava-hf/tokenizer.json", "layouts/llava-hf/tokenizer.json"];
+    let files = names.map(|name| std::fs::read(fixtures().join(name)).expect("tokenizer"));
+    let mutant = |rng: &mut Rng| {
+        let mut bytes = files[rng.below(files.len())].clone();
+        mutate_bytes(&mut bytes, rng);
+        ("mutant.json", bytes)
+    };
+    Target { name: "tokenizer", bound: 1 << 30, mutant, read: read_tokenizer }.campaign();
+}
+
+/// Whether a tokenizer was accepted; some texts it may refuse.
+fn read_tokenizer(name: &str, bytes: &[u8]) -> bool {
+    let Ok(tokenizer) = Tokenizer::from_bytes(bytes.to_vec(), Path::new(name)) else { return false };
+    for text in TEXTS {
+        match tokenizer.encode(text) {
+            Ok(ids) => drop(tokenizer.decode(&ids)),
+            Err(error) => assert!(error.to_string().contains(name), "{error}"),
+        }
+    }
+    true
+}
+
+#[test]
 fn pictures() {
     let names = [
         "astro_cmyk.jpg",
@@ -364,4 +392,55 @@ fn crc32(bytes: &[u8]) -> u32 {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
     };
     !bytes.iter().fold(!0, step)
+}
+
+/// A file of settings, mutated in its values or in its bytes.
+fn mutate_settings(whole: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    if rng.below(4) == 0 {
+        mutate_bytes(&mut bytes, rng);
+        return bytes;
+    }
+    let mut value: Value = serde_json::from_slice(whole).expect("settings");
+    mutate(&mut value, &mut |limit| rng.below(limit));
+    value.to_string().into_bytes()
+}
+
+#[test]
+fn configurations() {
+    let names = ["tiny-llava-hf", "gqa-tied", "layouts/llava"];
+    let files = names.map(|name| std::fs::read(fixtures().join(name).join("config.json")).expect("configuration"));
+    let dir = folder("fuzz-configurations");
+    let mutant = |rng: &mut Rng| ("config.json", mutate_settings(&files[rng.below(files.len())], rng));
+    let read = |name: &str, bytes: &[u8]| {
+        std::fs::write(dir.join("config.json"), bytes).expect("write");
+        match VilaConfig::read(&dir) {
+            Ok((config, _)) => !VilaModel::specs(&config).is_empty(),
+            Err(error) => {
+                assert!(error.to_string().contains("config.json"), "{name}: {error}");
+                false
+            }
+        }
+    };
+    Target { name: "configurations", bound: 256 << 20, mutant, read }.campaign();
+}
+
+#[test]
+fn image_processors() {
+    let names = ["tiny-llava-hf", "siglip"];
+    let files =
+        names.map(|name| std::fs::read(fixtures().join(name).join("preprocessor_config.json")).expect("settings"));
+    let picture = std::fs::read(fixtures().join("images/tiny_3x5.png")).expect("image");
+    let mutant = |rng: &mut Rng| ("preprocessor_config.json", mutate_settings(&files[rng.below(files.len())], rng));
+    let read = |name: &str, bytes: &[u8]| {
+        let Ok(settings) = serde_json::from_slice(bytes) else { return false };
+        match ImageProcessor::from_json(&settings, name) {
+            Ok(processor) => processor.decode_and_process(&picture, "picture").is_ok(),
+            Err(error) => {
+                assert!(error.to_string().contains(name), "{error}");
+                false
+            }
+        }
+    };
+    Target { name: "image-processors", bound: 1 << 30, mutant, read }.campaign();
 }

@@ -82,7 +82,7 @@ fn the_cache_changes_no_bit_of_any_score() {
                 let logits = generator.logits().expect("logits");
                 let cached = bits(&vila.backend().to_f32(&logits).expect("values"));
                 assert_eq!(cached, uncached(&vila, &tokens, &pixels), "prompt {prompt}, step {step}");
-                let next = generator.choose(&logits, &GenerateOptions::default()).expect("token");
+                let next = generator.choose(&logits, &GenerateOptions::default(), &[0]).expect("token");
                 tokens.extend(vila.backend().to_vec::<u32>(&next).expect("token"));
                 generator.advance(&next).expect("advance");
             }
@@ -91,7 +91,11 @@ fn the_cache_changes_no_bit_of_any_score() {
 }
 
 fn prompts() -> Vec<Prompt> {
-    let prompt = |text: &str, count: usize| Prompt { text: text.into(), images: (0..count).map(image).collect() };
+    let prompt = |text: &str, count: usize| Prompt {
+        text: text.into(),
+        images: (0..count).map(image).collect(),
+        ..Prompt::default()
+    };
     vec![
         prompt("a", 0),
         prompt("USER: <image>\nwhat is this? ASSISTANT:", 1),
@@ -131,7 +135,7 @@ fn a_batch_equals_its_members() {
 fn a_stream_is_the_whole_answer_in_pieces() {
     let vila = mapped();
     let options = GenerateOptions { max_new_tokens: 40, temperature: 3.0, seed: 1, ..Default::default() };
-    for Prompt { text, images } in prompts() {
+    for Prompt { text, images, .. } in prompts() {
         let tokens: Vec<_> =
             vila.generate(&text, &images, &options).expect("start").map(|token| token.expect("token")).collect();
         let whole = generate(&vila, &text, &images, &options).expect("generate");

@@ -3,9 +3,14 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{NO_HOOKS, Tensor, Zip, fixtures, folder, int, peak, pickle, safetensors, table, text};
+use common::hostile_json::mutate;
+use common::{NO_HOOKS, Rng, Tensor, Zip, fixtures, folder, int, peak, pickle, safetensors, table, text};
+use serde_json::Value;
+use vila_engine::CpuBackend;
+use vila_model::Vila;
 use vila_model::config::Layout;
 use vila_model::tokenizer::Tokenizer;
 use vila_model::torch_file::FileTensor;
@@ -386,4 +391,30 @@ fn a_vocabulary_with_a_hole_is_refused() {
     vocabulary.insert("far away".into(), u32::MAX.into());
     let said = read(&json).err().expect("refused").to_string();
     assert!(said.contains("tokenizer.json") && said.contains(&format!("the id {id}")), "{said}");
+}
+
+#[test]
+fn two_hundred_hostile_configurations_end_with_a_message() {
+    let (whole, dir) = (fixtures().join("tiny-llava-hf"), folder("hostile-configurations"));
+    let settings = ["config.json", "preprocessor_config.json", "generation_config.json"];
+    for name in settings.into_iter().chain(["model.safetensors", "tokenizer.json"]) {
+        std::fs::copy(whole.join(name), dir.join(name)).expect("copy");
+    }
+    let mut refused = 0;
+    for seed in 0..200 {
+        let (mut rng, name) = (Rng(seed), settings[seed as usize % settings.len()]);
+        let good = std::fs::read(whole.join(name)).expect("settings");
+        let mut value: Value = serde_json::from_slice(&good).expect("settings");
+        mutate(&mut value, &mut |limit| rng.below(limit));
+        std::fs::write(dir.join(name), value.to_string()).expect("write");
+        let began = Instant::now();
+        let (loaded, peak) = peak(|| Vila::load(&dir, Arc::new(CpuBackend::fast())));
+        assert!(began.elapsed() < Duration::from_secs(10) && peak < 1 << 30, "{seed}: {peak} bytes");
+        if let Err(error) = loaded {
+            refused += 1;
+            assert!(error.to_string().len() < 200_000, "{seed}");
+        }
+        std::fs::write(dir.join(name), good).expect("write");
+    }
+    assert!(refused > 50, "{refused} of 200 were refused");
 }

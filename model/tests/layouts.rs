@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{
-    copy, edit_json, fixtures, folder, layouts, llava_apart, llava_embedded, read_json, renamed, write_weights,
+    copy, edit_json, fixtures, folder, layouts, llava_apart, llava_embedded, read_json, renamed, score_apart,
+    write_weights,
 };
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use vila_engine::CpuBackend;
 use vila_model::config::Layout;
 use vila_model::convert::convert;
 use vila_model::weights::{Checkpoint, RawTensor, parse, to_f32};
-use vila_model::{GenerateOptions, Vila, VilaConfig, generate, score};
+use vila_model::{GenerateOptions, Vila, VilaConfig, generate};
 
 fn load(dir: &Path) -> Vila {
     Vila::load(dir, Arc::new(CpuBackend::fast())).expect("load")
@@ -54,7 +55,7 @@ fn compare_model(vila: &Vila, dir: &Path, golden: &Value) -> Vec<Vec<f64>> {
         let prompt = row["prompt"].as_str().expect("prompt");
         let image = |name: &Value| Some(fixtures().join("images").join(name.as_str()?));
         let images: Vec<PathBuf> = list(&row["images"], image);
-        let got = score(vila, prompt, row["continuation"].as_str().expect("continuation"), &images).expect("score");
+        let got = score_apart(vila, prompt, row["continuation"].as_str().expect("continuation"), &images);
         assert_eq!(got.tokens, list(&row["tokens"], id));
         for (got, want) in got.token_logprobs.iter().zip(list(&row["token_logprobs"], Value::as_f64)) {
             assert!((got - want).abs() <= 1e-4, "{}: {got}, golden {want}", dir.display());
@@ -142,6 +143,12 @@ fn files_of_newer_versions_are_read() {
         config["vision_feature_layer"] = json!(-2);
         config["tie_word_embeddings"] = json!(true);
     });
+    // A head that is no copy of the embedding wins over the flag.
+    assert!(!load(&dir).config.llm.tied);
+    let path = dir.join("model.safetensors");
+    let mut tensors = renamed(&path, str::to_string);
+    tensors.retain(|name, _| !name.ends_with("lm_head.weight"));
+    write_weights(&path, &tensors);
     assert!(load(&dir).config.llm.tied);
 }
 

@@ -95,7 +95,8 @@ def check_transformers(folder, rows, what):
         images = [Image.open(FIXTURES / "images" / n).convert("RGB") for n in names] or None
         given = processor(text=prompt, images=images, return_tensors="pt")
         length = given["input_ids"].shape[1]
-        tail = processor.tokenizer(continuation, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        plain = processor.tokenizer(prompt)["input_ids"]
+        tail = processor.tokenizer(prompt + continuation, return_tensors="pt")["input_ids"][:, len(plain):]
         given["input_ids"] = torch.cat([given["input_ids"], tail], 1)
         given["attention_mask"] = torch.ones_like(given["input_ids"])
         assert model.config.image_token_id == processor.image_token_id

@@ -172,7 +172,8 @@ def expected(model, processor, count, aspect):
     expand = lambda ids: [x for i in ids for x in ([511] * count if i == 511 else [i])]
     rows = []
     for prompt, continuation, names in LINES:
-        p, c = expand(tokenizer.encode(prompt).ids), tokenizer.encode(continuation, add_special_tokens=False).ids
+        p = tokenizer.encode(prompt).ids
+        p, c = expand(p), tokenizer.encode(prompt + continuation).ids[len(p):]
         given = pixels(processor, names, aspect)
         with torch.no_grad():
             mask = torch.ones(1, len(p + c), dtype=torch.long)

@@ -3,8 +3,8 @@
     pip install tokenizers
     python tests/scripts/make_templates.py [OUT]        # tests/fixtures/templates
 
-The templates are written here as the spec says them, message by message, with no regard to the program's own code. A token is
-learned if it shares a character with what is learned of the text.
+The templates are written here as the spec says them, message by message, with no regard to the program's own code. All that
+follows a prompt's own tokens is learned, up to the next question.
 """
 
 import json
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 OUT = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "fixtures" / "templates")
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-           "<|end_of_text|>"]
+           "<|end_of_text|>", "<|begin_of_text|>"]
 
 USER = ("A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions.")
@@ -60,8 +60,7 @@ def two(out, system, turns, compat):
     out.add(system + " ")
     for question, answer in turns:
         out.add(f"USER: {question} ASSISTANT:")
-        out.add(" ", compat)
-        out.add(answer + "</s>", True)
+        out.add(" " + answer + "</s>", True)
 
 
 def single(out, system, turns, compat):
@@ -75,8 +74,8 @@ def single(out, system, turns, compat):
         return
     out.add(system + "###")
     for question, answer in turns:
-        out.add(f"Human: {question}###Assistant: ")
-        out.add(answer + "###", True)
+        out.add(f"Human: {question}###Assistant:")
+        out.add(" " + answer + "###", True)
 
 
 def llama_2(out, system, turns, compat):
@@ -84,15 +83,15 @@ def llama_2(out, system, turns, compat):
         if number == 0 and system:
             question = f"<<SYS>>\n{system}\n<</SYS>>\n\n{question}"
         out.add(("" if number == 0 else "<s>") + f"[INST] {question} [/INST]")
-        out.add(" ", compat)
-        out.add(answer + " </s>", True)
+        out.add(" " + answer + " </s>", True)
 
 
 def mistral(out, system, turns, compat):
     for number, (question, answer) in enumerate(turns):
         if number == 0 and system:
             question = f"<<SYS>>\n{system}\n<</SYS>>\n\n{question}"
-        out.add(("" if number == 0 else "<s>") + f"[INST] {question} [/INST]")
+        # The released code leaves the first one for the tokenizer to double.
+        out.add(("" if number == 0 and not compat else "<s>") + f"[INST] {question} [/INST]")
         out.add(answer + "</s>", True)
 
 
@@ -108,12 +107,11 @@ def llama_3(out, system, turns, compat):
     header = "<|start_header_id|>{}<|end_header_id|>\n\n".format
     end = "<|end_of_text|>" if compat else "<|eot_id|>"
     if system:
-        out.add(header("system") + system + end)
-    for question, answer in turns:
+        out.add(("<|begin_of_text|>" if compat else "") + header("system") + system + end)
+    for number, (question, answer) in enumerate(turns):
+        last = "" if compat or number + 1 < len(turns) else "<|end_of_text|>"
         out.add(header("user") + question + end + header("system" if compat else "assistant"))
-        out.add(answer + end, True)
-    if not compat:
-        out.add("<|end_of_text|>")
+        out.add(answer + end + last, True)
 
 
 def plain(out, system, turns, compat):
@@ -132,19 +130,29 @@ def train_tokenizer(texts):
     return tokenizer
 
 
-def encode(tokenizer, out):
-    """Beginning, then the pieces between images one by one."""
-    ids, mask, start = [tokenizer.token_to_id("<s>")], [False], 0
-    for number, piece in enumerate(out.text.split("<image>")):
+def pieces(tokenizer, text):
+    """Beginning, then the pieces between images one by one: ids, and where each starts."""
+    ids, starts, at = [tokenizer.token_to_id("<s>")], [-1], 0
+    for number, piece in enumerate(text.split("<image>")):
         if number > 0:
             ids.append(-200)
-            mask.append(False)
-            start += len("<image>")
+            starts.append(at)
+            at += len("<image>")
         encoding = tokenizer.encode(piece, add_special_tokens=False)
-        for token, (first, end) in zip(encoding.ids, encoding.offsets):
-            ids.append(token)
-            mask.append(any(first + start < b and a < end + start for a, b in out.learned))
-        start += len(piece)
+        ids += encoding.ids
+        starts += [at + first for first, _ in encoding.offsets]
+        at += len(piece)
+    return ids, starts
+
+
+def encode(tokenizer, out):
+    ids, starts = pieces(tokenizer, out.text)
+    mask = [False] * len(ids)
+    for first, end in out.learned:
+        prompt, _ = pieces(tokenizer, out.text[:first])
+        assert ids[:len(prompt)] == prompt, out.text
+        for index in range(len(prompt), len(ids)):
+            mask[index] |= starts[index] < end and ids[index] != -200
     return ids, mask
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import secrets
 import shutil
 import signal
 import struct
@@ -19,6 +20,8 @@ VILA, FOLDER = (pathlib.Path(argument).resolve() for argument in sys.argv[1:])
 FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1"]
 STEPS = 51
+# By which ranks over TCP know each other.
+SECRET = secrets.token_hex()
 # A rank that dies ends the others within this many seconds.
 LIMIT = 30
 RECIPE = """
@@ -115,7 +118,7 @@ def train(out, sets=()):
 def environment(**variables):
     names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "VILA_TRANSPORT", "VILA_RENDEZVOUS"]
     clean = {name: value for name, value in os.environ.items() if name not in names}
-    return {**clean, "RAYON_NUM_THREADS": "1", **variables}
+    return {**clean, "RAYON_NUM_THREADS": "1", "VILA_JOB_SECRET": SECRET, **variables}
 
 
 class Ranks:

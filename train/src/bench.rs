@@ -107,7 +107,16 @@ pub fn preset(name: &str) -> Option<VilaConfig> {
         eos: vec![2],
     };
     let projector = ProjectorConfig { kind: ProjectorKind::Mlp { depth: 2 }, bias: true };
-    Some(VilaConfig { llm, vision, projector, image_token: None, aspect: None, expert: None, lora: None })
+    Some(VilaConfig {
+        llm,
+        vision,
+        projector,
+        image_token: None,
+        aspect: None,
+        expert: None,
+        lora: None,
+        template: None,
+    })
 }
 
 /// Runs `warmup` steps, then measures `steps`: frozen tower, projector and decoder trained by AdamW.

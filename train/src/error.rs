@@ -1,5 +1,8 @@
 use std::path::{Path, PathBuf};
 
+use crate::data::ingest::IngestError;
+use crate::stop::Stopped;
+
 /// What can stop a run; messages say what, where and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,7 +105,7 @@ pub enum Error {
     NotFinite(String),
     /// Ingestion failed.
     #[error(transparent)]
-    Ingest(#[from] crate::data::ingest::IngestError),
+    Ingest(IngestError),
     /// A shard cannot be used.
     #[error(transparent)]
     Shard(#[from] crate::data::shard::ShardError),
@@ -118,6 +121,15 @@ pub enum Error {
     /// An op failed.
     #[error(transparent)]
     Engine(#[from] vila_engine::Error),
+}
+
+impl From<IngestError> for Error {
+    fn from(error: IngestError) -> Self {
+        match error {
+            IngestError::Stopped(Stopped(signal)) => Error::Interrupted(signal),
+            error => Error::Ingest(error),
+        }
+    }
 }
 
 impl Error {
@@ -138,8 +150,8 @@ impl Error {
         Error::Recipe { path: path.to_path_buf(), problem: problem.into() }
     }
 
-    pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
-        Error::Checkpoint { path: path.to_path_buf(), problem: problem.into() }
+    pub(crate) fn checkpoint(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Error::Checkpoint { path: path.as_ref().to_path_buf(), problem: problem.into() }
     }
 }
 

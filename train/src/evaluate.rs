@@ -8,7 +8,7 @@ use vila_model::{GenerateOptions, Score, Vila, generate, score_all};
 
 use crate::Result;
 use crate::data::template::Template;
-use crate::json_lines::read_lines;
+use crate::records::{folder_of, read_all};
 
 /// One question.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,8 +37,8 @@ pub struct Question {
 
 /// Reads a question file; image paths become relative to the working directory.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut questions: Vec<Question> = read_lines(path)?.into_iter().map(|(_, question)| question).collect();
+    let folder = folder_of(path);
+    let mut questions: Vec<Question> = read_all(path)?.into_iter().map(|(_, question)| question).collect();
     let images = questions.iter_mut().flat_map(|question| &mut question.images);
     images.for_each(|image| *image = folder.join(&image));
     Ok(questions)
@@ -73,7 +73,8 @@ pub fn answer(vila: &Vila, template: &Template, questions: &[Question]) -> Resul
             } else {
                 (question.prompt.clone(), vila.tokenizer.encode(&question.answer)?.len())
             };
-            let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+            let stop = template.stop().filter(|_| question.template).map(String::from).into_iter().collect();
+            let options = GenerateOptions { max_new_tokens, stop, ..GenerateOptions::default() };
             let made = generate(vila, &prompt, &question.images, &options)?;
             Ok(Answer { question: question.clone(), said: made.text.trim().to_string() })
         })

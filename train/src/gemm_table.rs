@@ -45,7 +45,7 @@ impl GemmTable {
             products: tuned.iter().map(Row::of).collect(),
         };
         let text = serde_json::to_string_pretty(&table).unwrap_or_default();
-        std::fs::write(path, text + "\n").map_err(Error::io(path))
+        vila_files::write(path, (text + "\n").as_bytes()).map_err(Error::io(path))
     }
 
     /// Reads a table for a device; returns it with a short hash of its text.

@@ -1,5 +1,7 @@
 //! Training a VILA model: data, recipes, the loop, checkpoints, evaluation and the `vila` command line.
 
+// Files are moved, replaced and removed by `vila_files` alone.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 // Lines go through `say`, which keeps those of several ranks apart.
 #![warn(clippy::print_stderr)]
 
@@ -15,7 +17,6 @@ pub mod evaluation;
 pub mod faults;
 #[cfg(feature = "cuda")]
 pub mod gemm_table;
-mod json_lines;
 pub mod loader;
 pub mod metrics;
 pub mod optimizer;
@@ -28,10 +29,12 @@ pub mod progress;
 pub mod quickstart;
 pub mod ranks;
 pub mod recipe;
+mod records;
 pub mod report;
 pub mod run;
 mod say;
 pub mod sources;
+pub mod stop;
 pub mod tensorboard;
 pub mod toy;
 mod whole_file;

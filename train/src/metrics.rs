@@ -1,13 +1,14 @@
 //! `metrics.jsonl`: one line per step. What stands under `step` is deterministic, what stands under `wall` is not.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::whole_file::write_whole;
+use crate::loader::SourceSummary;
+use crate::whole_file::{append, write_whole};
 use crate::{Error, Result, faults};
 
 /// The deterministic part of a line.
@@ -45,6 +46,9 @@ pub struct StepMetrics {
     /// Mean loss of held-out documents after the update, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
+    /// In the first step of a stage: sources of which records were left out or cut, with how many and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, SourceSummary>,
     /// Why the step was passed over, if it was: the next line has the same number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
@@ -82,6 +86,9 @@ struct Line<'a> {
     wall: &'a WallMetrics,
 }
 
+/// Name of the metrics file in a run's folder.
+pub const METRICS: &str = "metrics.jsonl";
+
 /// An open metrics file.
 pub struct MetricsFile {
     path: PathBuf,
@@ -91,10 +98,9 @@ pub struct MetricsFile {
 impl MetricsFile {
     /// Opens the file of a run; lines after `global_step` are dropped, because those steps run again.
     pub fn open(out: &Path, global_step: u64) -> Result<Self> {
-        let path = out.join("metrics.jsonl");
+        let path = out.join(METRICS);
         keep_lines(&path, |line| line["step"]["global_step"].as_u64().is_some_and(|step| step <= global_step))?;
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        Ok(MetricsFile { path, file })
+        Ok(MetricsFile { file: append(out, METRICS)?, path })
     }
 
     /// Appends one step.

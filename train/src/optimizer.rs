@@ -157,7 +157,8 @@ impl Optimizer {
             let len = bucket.piece(self.sharing.rank).len();
             let mine = backend.download(&moment.slice_cols(own..own + len)?)?;
             own += len;
-            for (rank, bytes) in collective.collect(mine)?.iter().enumerate() {
+            let sizes: Vec<usize> = bucket.cuts.windows(2).map(|cut| (cut[1] - cut[0]) * size).collect();
+            for (rank, bytes) in collective.collect(mine, &sizes)?.iter().enumerate() {
                 let piece = bucket.piece(rank);
                 whole.resize(whole.len().max(piece.end * size), 0);
                 whole[piece.start * size..piece.end * size].copy_from_slice(bytes);

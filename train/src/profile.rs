@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use vila_engine::ops::{Cost, Op};
 use vila_engine::{Backend, DType, Owner, Result, StorageStats, Tensor};
 
+use crate::whole_file::write_whole;
+
 /// One op that ran.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
@@ -171,14 +173,18 @@ pub fn chrome_trace(records: &[Record]) -> Value {
     json!({"traceEvents": events, "displayTimeUnit": "ms"})
 }
 
+/// Folder of a run that holds one for each stage that was measured.
+pub(crate) const FOLDER: &str = "profile";
+/// What [`write`] writes.
+pub(crate) const FILES: [&str; 2] = ["profile.txt", "trace.json"];
+
 /// Writes `profile.txt` and `trace.json` into a folder.
 ///
 /// # Errors
 /// The file that cannot be written.
 pub fn write(records: &[Record], folder: &Path) -> crate::Result<()> {
-    for (name, text) in [("profile.txt", table(records)), ("trace.json", chrome_trace(records).to_string())] {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(crate::Error::io(&path))?;
+    for (name, text) in FILES.into_iter().zip([table(records), chrome_trace(records).to_string()]) {
+        write_whole(&folder.join(name), text.as_bytes())?;
     }
     Ok(())
 }

@@ -14,12 +14,20 @@ use crate::data::template::Template;
 use crate::data::tokens::hex;
 use crate::evaluate::{Answer, Question, accuracy, answer, choice_accuracy, read_questions};
 use crate::recipe::Recipe;
+use crate::run::folder::RunFolder;
 use crate::run::{RunOptions, train};
-use crate::toy::{CorpusOptions, Digits, train_tokenizer, write_corpus};
+use crate::toy::{CorpusOptions, Digits, WorldFolder, WorldState, train_tokenizer, write_corpus};
+use crate::whole_file::write_whole;
 use crate::{Error, Result};
 
 /// The recipe of the toy run; its paths are relative to the run's folder.
 pub const RECIPE: &str = include_str!("../../recipes/toy.toml");
+
+const RECIPE_FILE: &str = "recipe.toml";
+const SUMMARY_FILE: &str = "summary.json";
+/// What the files of every quickstart contain.
+const RECIPE_MARK: &str = "corpus/tokenizer.json";
+const SUMMARY_MARK: &str = "\"heldout_shuffled\"";
 
 /// What to run.
 #[derive(Clone, Default)]
@@ -57,12 +65,12 @@ const TEMPLATE: &str = "vicuna_v1_nosys";
 pub fn quickstart(options: &QuickstartOptions, backend: Arc<dyn Backend>) -> Result<Quickstart> {
     let start = Instant::now();
     let corpus = write_world(options)?;
-    let recipe_path = options.out.join("recipe.toml");
-    std::fs::write(&recipe_path, RECIPE).map_err(Error::io(&recipe_path))?;
+    let recipe_path = options.out.join(RECIPE_FILE);
+    write_whole(&recipe_path, RECIPE.as_bytes())?;
     let sets: Vec<String> = [format!("seed={}", options.seed)].into_iter().chain(options.sets.clone()).collect();
     let recipe = Recipe::read(&recipe_path, &sets)?;
     let report = train(&recipe, &recipe_path, Arc::clone(&backend), &options.run)?;
-    let summary_path = options.out.join("summary.json");
+    let summary_path = options.out.join(SUMMARY_FILE);
     if report.stopped_by.is_some() {
         let (summary, stopped_by) = (Value::Null, report.stopped_by);
         return Ok(Quickstart { summary, summary_path, samples: vec![], checkpoint: report.checkpoint, stopped_by });
@@ -70,10 +78,10 @@ pub fn quickstart(options: &QuickstartOptions, backend: Arc<dyn Backend>) -> Res
     let (mut summary, samples) = evaluate(options, &corpus.join("eval"), &backend)?;
     summary["stages"] = report.stages.iter().map(stage_json).collect();
     summary["seed"] = json!(options.seed);
-    summary["checkpoint"] = json!(report.checkpoint);
+    summary["checkpoint"] = report.checkpoint.to_string_lossy().into();
     summary["seconds"] = json!(start.elapsed().as_secs_f64());
     let text = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
-    std::fs::write(&summary_path, text).map_err(Error::io(&summary_path))?;
+    write_whole(&summary_path, text.as_bytes())?;
     Ok(Quickstart { summary, summary_path, samples, checkpoint: report.checkpoint, stopped_by: None })
 }
 
@@ -94,30 +102,43 @@ fn write_world(options: &QuickstartOptions) -> Result<PathBuf> {
         Some(dir) => Digits::from_dir(dir)?,
         None => Digits::embedded()?,
     };
-    let corpus = options.out.join("corpus");
     let corpus_options = CorpusOptions { seed: options.seed, ..CorpusOptions::default() };
-    let (marker, identity) =
-        (corpus.join("identity.json"), json!({"digits": hex(digits.fingerprint()), "options": corpus_options}));
-    let identity = serde_json::to_string_pretty(&identity).unwrap_or_default() + "\n";
-    match std::fs::read_to_string(&marker) {
-        Ok(found) if found == identity => return Ok(corpus),
-        Ok(_) if !options.run.restart => {
+    let identity = json!({"digits": hex(digits.fingerprint()), "options": corpus_options});
+    let world = WorldFolder { dir: options.out.join("corpus"), identity: format!("{identity:#}\n") };
+    match world.state()? {
+        WorldState::Same => return Ok(world.dir),
+        WorldState::Other if !options.run.restart => {
             let problem = "holds a quickstart with other digits or another seed; choose another --out, or --restart";
             return Err(Error::OutputDirectory { path: options.out.clone(), problem: problem.into() });
         }
-        _ => {}
+        // An old run must not pass for one on the new corpus.
+        WorldState::Other => {
+            RunFolder::open(&options.out)?.discard()?;
+            world.remove()?;
+        }
+        WorldState::Absent => {}
     }
-    std::fs::create_dir_all(&corpus).map_err(Error::io(&corpus))?;
-    // A mixed corpus must not pass for the old one, nor an old run for one on the new corpus.
-    if marker.exists() {
-        crate::run::discard(&options.out)?;
-        std::fs::remove_file(&marker).map_err(Error::io(&marker))?;
+    // Where the run cannot go on, nothing is written either.
+    check_names(&options.out)?;
+    world.write(|dir| {
+        let report = write_corpus(&digits, &corpus_options, dir)?;
+        Ok(train_tokenizer(&report.text_files, dir.join("tokenizer.json"))?)
+    })?;
+    Ok(world.dir)
+}
+
+/// Refuses files of others under the names that a quickstart writes into its folder.
+fn check_names(out: &Path) -> Result<()> {
+    for (name, own) in [(RECIPE_FILE, RECIPE_MARK), (SUMMARY_FILE, SUMMARY_MARK)] {
+        let path = out.join(name);
+        let found = vila_files::read_to_string(&path, vila_files::MAX_CONFIG);
+        if std::fs::symlink_metadata(&path).is_ok() && !found.is_ok_and(|text| text.contains(own)) {
+            let problem =
+                "was not written by a quickstart, which writes a file of this name; move it, or choose another --out";
+            return Err(Error::OutputDirectory { path, problem: problem.into() });
+        }
     }
-    let report = write_corpus(&digits, &corpus_options, &corpus)?;
-    train_tokenizer(&report.text_files, corpus.join("tokenizer.json"))?;
-    // Last, so that an interrupted writing starts again.
-    std::fs::write(&marker, identity).map_err(Error::io(&marker))?;
-    Ok(corpus)
+    Ok(())
 }
 
 /// Answers every question file from the checkpoints that the stages left.

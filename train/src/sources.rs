@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use vila_files::OwnFolder;
 use vila_model::tokenizer::Tokenizer;
 
 use crate::data::IngestTokenizer;
-use crate::data::ingest::{Format, FormatOptions, IngestOptions, OnError, cache_key, ingest};
+use crate::data::ingest::{Format, FormatOptions, IngestOptions, OnError, cache_key, cached, ingest_cached};
 use crate::data::shard::ShardReader;
 use crate::recipe::SourceSpec;
 use crate::{Error, Result};
@@ -18,18 +19,18 @@ pub fn open_source(out: &Path, name: &str, spec: &SourceSpec, tokenizer: &Tokeni
     let reader = match &spec.shard {
         Some(dir) => ShardReader::open(dir)?,
         None => {
-            let (options, tokenizer) = cached_ingestion(out, name, spec, tokenizer)?;
-            if !options.out.exists() {
-                let parent = out.join("shards");
-                std::fs::create_dir_all(&parent).map_err(Error::io(&parent))?;
-                ingest(&options, &tokenizer)?;
-            }
-            ShardReader::open(&options.out)?
+            let options = ingest_options(name, spec)?;
+            let folder = out.join(SHARDS);
+            OwnFolder::create(out).and_then(|out| out.folder(SHARDS)).map_err(Error::io(&folder))?;
+            ShardReader::open(ingest_cached(&options, &folder, name, &IngestTokenizer::new(tokenizer.clone())?)?)?
         }
     };
     reader.check_tokenizer(&tokenizer.fingerprint())?;
     Ok(reader)
 }
+
+/// Folder of the shards that a run makes, below its own.
+pub(crate) const SHARDS: &str = "shards";
 
 /// As [`open_source`], if the shard is there already: nothing is ingested.
 ///
@@ -43,32 +44,23 @@ pub fn find_source(
 ) -> Result<Option<ShardReader>> {
     let dir = match (&spec.shard, tokenizer) {
         (Some(dir), _) => Some(dir.clone()),
-        // Raw data that cannot be read has no shard either.
-        (None, Some(tokenizer)) => cached_ingestion(out, name, spec, tokenizer).ok().map(|(options, _)| options.out),
+        (None, Some(tokenizer)) => {
+            let options = ingest_options(name, spec)?;
+            // Raw data that cannot be read has no shard either.
+            let key = cache_key(&options, &IngestTokenizer::new(tokenizer.clone())?).ok();
+            key.map(|key| cached(&out.join(SHARDS), name, &key))
+        }
         (None, None) => None,
     };
     dir.filter(|dir| dir.exists()).map(|dir| Ok(ShardReader::open(dir)?)).transpose()
 }
 
-/// How raw data is ingested, into a folder that the hash of everything decides.
-fn cached_ingestion(
-    out: &Path,
-    name: &str,
-    spec: &SourceSpec,
-    tokenizer: &Tokenizer,
-) -> Result<(IngestOptions, IngestTokenizer)> {
-    let mut options = ingest_options(name, spec, out)?;
-    let tokenizer = IngestTokenizer::new(tokenizer.clone())?;
-    let key = cache_key(&options, &tokenizer)?;
-    options.out = out.join("shards").join(format!("{name}-{}", &key[..12]));
-    Ok((options, tokenizer))
-}
-
-/// The options of a source's ingestion, which are complete but for the folder.
+/// How raw data is ingested, into a folder that is still open. Lengths are no part of it: they are a matter of the stage that
+/// reads the shard.
 ///
 /// # Errors
 /// Options that do not exist or do not fit the format.
-pub(crate) fn ingest_options(name: &str, spec: &SourceSpec, out: &Path) -> Result<IngestOptions> {
+pub(crate) fn ingest_options(name: &str, spec: &SourceSpec) -> Result<IngestOptions> {
     let explain = |problem: String| Error::Data(format!("source `{name}`: {problem}"));
     let format_options = FormatOptions {
         template: spec.template.as_deref(),
@@ -81,9 +73,16 @@ pub(crate) fn ingest_options(name: &str, spec: &SourceSpec, out: &Path) -> Resul
     let format = Format::parse(format, &format_options).map_err(|error| explain(error.to_string()))?;
     let on_error = spec.on_error.as_deref().map_or(Ok(OnError::default()), str::parse);
     let on_error = on_error.map_err(|error: crate::data::ingest::OptionError| explain(error.to_string()))?;
+    if let Some(pipe) = spec.input.iter().find(|input| input.metadata().is_ok_and(|data| !data.is_file())) {
+        return Err(explain(format!(
+            "{} is no regular file; a recipe reads its sources more than once",
+            pipe.display()
+        )));
+    }
     Ok(IngestOptions {
+        images_anywhere: spec.images_anywhere,
         image_root: spec.images.clone(),
         on_error,
-        ..IngestOptions::new(format, spec.input.clone(), out)
+        ..IngestOptions::new(format, spec.input.clone(), "")
     })
 }

@@ -7,11 +7,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use vila_files::OwnFolder;
+
 use crate::metrics::{StepMetrics, WallMetrics};
 use crate::{Error, Result};
 
 /// Folder of the event files in a run's directory.
-const FOLDER: &str = "tensorboard";
+pub(crate) const FOLDER: &str = "tensorboard";
 const VERSION: &str = "brain.Event:2";
 
 /// An event file that is being written; a run that goes on opens another one.
@@ -28,7 +30,7 @@ impl EventFile {
     /// [`Error::Io`] where folder or file cannot be made.
     pub fn open(dir: &Path) -> Result<Self> {
         let folder = dir.join(FOLDER);
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        OwnFolder::create(dir).and_then(|dir| dir.folder(FOLDER)).map_err(Error::io(&folder))?;
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
         let (path, file) = create(&folder, time as u64)?;
         let mut events = EventFile { path, file, started: false };
@@ -66,6 +68,13 @@ impl EventFile {
     fn write(&mut self, message: &[u8]) -> Result<()> {
         self.file.write_all(&record(message)).map_err(Error::io(&self.path))
     }
+}
+
+/// Whether an event file has a name that [`EventFile::open`] gives.
+pub(crate) fn is_own_name(name: &str) -> bool {
+    let number = name.strip_prefix("events.out.tfevents.").and_then(|rest| rest.split_once(".vila."));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    number.is_some_and(|(seconds, number)| digits(seconds) && digits(number))
 }
 
 /// TensorBoard reads files in the order of their names; two of the same second are numbered.
@@ -206,6 +215,7 @@ mod tests {
             validation_loss: Some(1.25),
             loss_by_source: BTreeMap::from([("pairs".into(), SourceLoss { loss: 1.75, supervised: 60 })]),
             packing: 0.5,
+            left_out: BTreeMap::new(),
             skipped: None,
         };
         let memory = BTreeMap::from([("peak".into(), 4096)]);

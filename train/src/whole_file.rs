@@ -1,13 +1,16 @@
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
+
+use vila_files::OwnFolder;
 
 use crate::{Error, Result};
 
-/// Writes a file under a temporary name and renames it: it is whole or not there.
+/// Writes a file under a temporary name and renames it: it is whole or not there. Links are refused.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    // Ranks may write the same file at the same time.
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = PathBuf::from(partial);
-    std::fs::write(&partial, bytes).map_err(Error::io(&partial))?;
-    std::fs::rename(&partial, path).map_err(Error::io(path))
+    vila_files::write(path, bytes).map_err(Error::io(path))
+}
+
+/// Opens a file of the folder `out` to append to; creates folder and file where there is none. Links are refused.
+pub(crate) fn append(out: &Path, name: &str) -> Result<File> {
+    OwnFolder::create(out).and_then(|out| out.append(name)).map_err(Error::io(out.join(name)))
 }

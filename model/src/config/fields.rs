@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::keys::{SettingsFile, Usage};
 use crate::{Error, Result};
 
 /// A JSON object with its file, for messages.
@@ -12,11 +13,13 @@ pub(crate) struct Fields {
     path: PathBuf,
     prefix: String,
     pub(super) object: Map<String, Value>,
+    /// Whose keys these are, where there is a table of them.
+    file: Option<SettingsFile>,
 }
 
 impl Fields {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = vila_files::read_to_string(path, vila_files::MAX_CONFIG).map_err(Error::io(path))?;
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| Error::format(path, format!("not valid JSON: {error}; restore the file")))?;
         Self::from_value(path, value).ok_or_else(|| Error::format(path, "expected a JSON object at the top level"))
@@ -25,9 +28,27 @@ impl Fields {
     /// A value that stands for a part of the file `path`, if it is an object.
     pub(crate) fn from_value(path: &Path, value: Value) -> Option<Self> {
         match value {
-            Value::Object(object) => Some(Fields { path: path.to_path_buf(), prefix: String::new(), object }),
+            Value::Object(object) => {
+                Some(Fields { path: path.to_path_buf(), prefix: String::new(), object, file: None })
+            }
             _ => None,
         }
+    }
+
+    /// As [`Fields::read`], of a file whose keys are known.
+    pub(crate) fn read_as(path: &Path, file: SettingsFile) -> Result<Self> {
+        Self::read(path)?.known_as(file)
+    }
+
+    /// Refuses keys that would be read over and warns of unknown ones; from then on, only keys that the file's table lists as
+    /// read may be read.
+    pub(super) fn known_as(self, file: SettingsFile) -> Result<Self> {
+        file.check(&self.path, self.entries()).map_err(|(key, problem)| self.error(key, problem))?;
+        Ok(Fields { file: Some(file), ..self })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn into_object(self) -> Map<String, Value> {
@@ -46,6 +67,10 @@ impl Fields {
     }
 
     pub(crate) fn get(&self, field: &str) -> Option<&Value> {
+        debug_assert!(
+            self.file.is_none_or(|file| file.usage(field) == Some(Usage::Read)),
+            "`{field}` is missing in the table of keys that are read"
+        );
         self.object.get(field).filter(|value| !value.is_null())
     }
 
@@ -58,7 +83,7 @@ impl Fields {
             None => Ok(None),
             Some(Value::Object(object)) => {
                 let prefix = format!("{}{field}.", self.prefix);
-                Ok(Some(Fields { path: self.path.clone(), prefix, object: object.clone() }))
+                Ok(Some(Fields { path: self.path.clone(), prefix, object: object.clone(), file: None }))
             }
             Some(_) => Err(self.error(field, "must be an object")),
         }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use vila_engine::ops::HeadShape;
 
 use super::fields::{Fields, layer_count};
+use super::keys::SettingsFile;
 use crate::Result;
 
 /// Llama-2 style decoder (spec 1.5).
@@ -41,6 +42,45 @@ pub struct LlamaConfig {
     pub eos: Vec<u32>,
 }
 
+/// Base and divisor of the rotary frequencies. As in transformers, `rope_scaling` takes the place of `rope_parameters` with
+/// all that it says.
+fn rope(fields: &Fields) -> Result<(f64, f64)> {
+    let scaling = fields.child("rope_scaling")?.filter(|scaling| scaling.entries().next().is_some());
+    let rope = match scaling {
+        Some(scaling) => Some(scaling),
+        None => fields.child("rope_parameters")?,
+    };
+    let top = fields.number_or("rope_theta", 10_000.0)?;
+    let (theta, factor) = match &rope {
+        None => (top, 1.0),
+        Some(rope) => {
+            let kind = match rope.text("rope_type")? {
+                Some(kind) => kind,
+                None => rope.text("type")?.unwrap_or("default"),
+            };
+            let factor = match kind {
+                "default" => 1.0,
+                "linear" if rope.get("factor").is_none() => return Err(rope.error("factor", "is missing")),
+                "linear" => rope.number_or("factor", 1.0)?,
+                _ => {
+                    return Err(rope.error("rope_type", format!("is {kind}, only default and linear are implemented")));
+                }
+            };
+            (rope.number_or("rope_theta", top)?, factor)
+        }
+    };
+    for whose in [Some(fields), rope.as_ref()].into_iter().flatten() {
+        let part = whose.number_or("partial_rotary_factor", 1.0)?;
+        if part != 1.0 {
+            return Err(whose.error("partial_rotary_factor", format!("is {part}, only 1 is implemented")));
+        }
+    }
+    if !(theta > 0.0 && factor > 0.0) {
+        return Err(fields.error("rope_theta", "and the rope scaling factor must be positive"));
+    }
+    Ok((theta, factor))
+}
+
 impl LlamaConfig {
     pub(crate) fn from_fields(fields: &Fields) -> Result<Self> {
         if let Some(kind) = fields.text("model_type")?.filter(|kind| *kind != "llama") {
@@ -62,27 +102,7 @@ impl LlamaConfig {
                 fields.error("num_key_value_heads", format!("is {kv_heads}, which does not divide {heads} heads"))
             );
         }
-        let rope = fields.child("rope_parameters")?.or(fields.child("rope_scaling")?);
-        let (theta, factor) = match &rope {
-            None => (None, 1.0),
-            Some(rope) => {
-                let kind = rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default");
-                let factor = match kind {
-                    "default" => 1.0,
-                    "linear" => rope.number_or("factor", 1.0)?,
-                    _ => {
-                        return Err(
-                            rope.error("rope_type", format!("is {kind}, only default and linear are implemented"))
-                        );
-                    }
-                };
-                (rope.get("rope_theta").and_then(Value::as_f64), factor)
-            }
-        };
-        let rope_theta = theta.map_or_else(|| fields.number_or("rope_theta", 10_000.0), Ok)?;
-        if !(rope_theta > 0.0 && factor > 0.0) {
-            return Err(fields.error("rope_theta", "and the rope scaling factor must be positive"));
-        }
+        let (rope_theta, rope_factor) = rope(fields)?;
         Ok(LlamaConfig {
             vocab_size: size("vocab_size", 32_000)?,
             hidden_size: hidden,
@@ -91,7 +111,7 @@ impl LlamaConfig {
             heads: HeadShape { heads, kv_heads, head_dim },
             rms_norm_eps: fields.number_or("rms_norm_eps", 1e-6)?,
             rope_theta,
-            rope_factor: factor,
+            rope_factor,
             max_positions: size("max_position_embeddings", 2048)?,
             tied: fields.flag_or("tie_word_embeddings", false)?,
             attention_bias: fields.flag_or("attention_bias", false)?,
@@ -108,7 +128,7 @@ impl LlamaConfig {
     pub(super) fn read_generation(&mut self, folder: &Path) -> Result<()> {
         let path = folder.join("generation_config.json");
         if path.exists() {
-            let generation = Fields::read(&path)?;
+            let generation = Fields::read_as(&path, SettingsFile::Generation)?;
             self.bos = self.bos.or(generation.token_id("bos_token_id"));
             let stops = generation.token_ids("eos_token_id");
             if !stops.is_empty() {

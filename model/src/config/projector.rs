@@ -1,5 +1,9 @@
 //! What lies between tower and decoder.
 
+use super::fields::Fields;
+use super::keys::say_once;
+use crate::Result;
+
 /// What lies between vision tower and LLM (spec 1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProjectorKind {
@@ -98,6 +102,16 @@ impl ProjectorKind {
         }
     }
 
+    /// The order of merged tokens, of kinds that merge: `columns` or `rows`.
+    pub fn token_order(self) -> Option<&'static str> {
+        let order = match self {
+            ProjectorKind::MlpDownsample => TokenOrder::Columns,
+            _ if self.merged_side() > 1 => TokenOrder::Rows,
+            _ => return None,
+        };
+        Some(order.name())
+    }
+
     /// Heads of a transformer's blocks of that width.
     pub(crate) fn heads(self, width: usize) -> usize {
         let usual = || (1..=(width / 128).max(1)).rev().find(|heads| width.is_multiple_of(*heads)).unwrap_or(1);
@@ -121,6 +135,65 @@ impl ProjectorKind {
             _ => Ok(()),
         }
     }
+}
+
+/// The order of merged tokens in folders that say `mlp_downsample`: VILA wrote one until December 2024 and another since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenOrder {
+    /// Column by column, as VILA 1.5.
+    Columns,
+    /// Row by row, as later versions: the same as `mlp_downsample_2x2_fix`.
+    Rows,
+}
+
+/// Keys that VILA's configurations have since the order changed.
+const SINCE_ROWS: [&str; 7] =
+    ["image_encoder", "video_encoder", "dynamic_s2", "min_tiles", "max_tiles", "video_max_tiles", "num_time_tokens"];
+
+/// The version of transformers that those VILA versions need; earlier ones need 4.36 or 4.37.
+const ROWS_SINCE: (u32, u32) = (4, 46);
+
+impl TokenOrder {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            TokenOrder::Columns => "columns",
+            TokenOrder::Rows => "rows",
+        }
+    }
+
+    /// What a folder says: by `token_order`, else by the version of the program that wrote it.
+    pub(super) fn of(root: &Fields, projector: &Fields, llm: &Fields) -> Result<Self> {
+        match projector.text("token_order")? {
+            Some("columns") => return Ok(TokenOrder::Columns),
+            Some("rows") => return Ok(TokenOrder::Rows),
+            Some(other) => {
+                return Err(projector.error("token_order", format!("is {other}, expected columns or rows")));
+            }
+            None => {}
+        }
+        let files = [root, projector, llm];
+        let version = files.into_iter().find_map(|file| version(file.text("transformers_version").ok()??));
+        let (order, why) = match version {
+            _ if SINCE_ROWS.iter().any(|key| root.get(key).is_some()) => (TokenOrder::Rows, "its keys are of VILA 2"),
+            Some(version) if version >= ROWS_SINCE => {
+                (TokenOrder::Rows, "its transformers_version is VILA 2's or later")
+            }
+            Some(_) => (TokenOrder::Columns, "its transformers_version is VILA 1.5's"),
+            None => (TokenOrder::Columns, "the folder says no version, so it is read as VILA 1.5's"),
+        };
+        let decision = format!(
+            "mlp_downsample has its tokens in {}: {why}; \"token_order\": \"columns\" or \"rows\" here decides otherwise",
+            order.name()
+        );
+        say_once(projector.path(), &decision);
+        Ok(order)
+    }
+}
+
+/// The first two numbers of a version.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// A projector and its options.

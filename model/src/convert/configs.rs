@@ -5,13 +5,13 @@ use serde_json::{Map, Value, json};
 use super::json_bytes;
 use super::source::Source;
 use super::vocabulary::{ADDED, Change};
-use crate::config::{Layout, ProjectorKind, VilaConfig, VisionFamily};
+use crate::config::{Layout, ProjectorKind, TEMPLATE, VilaConfig, VisionFamily, template_json};
 use crate::image::GeometryMode;
 use crate::{Error, Result};
 
 /// Says why a layout cannot express a model.
 pub(super) fn check(source: &Source, to: Layout) -> Result<()> {
-    let VilaConfig { vision, projector, .. } = &source.config;
+    let VilaConfig { projector, .. } = &source.config;
     let refuse = |field: &str, problem: String| {
         Err(Error::Config { path: source.dir.join("config.json"), field: field.into(), problem })
     };
@@ -40,13 +40,10 @@ pub(super) fn check(source: &Source, to: Layout) -> Result<()> {
             return refuse("mm_projector_type", problem);
         }
     }
-    if vision.family == VisionFamily::Siglip && vision.drop_class && to != Layout::LlavaHf {
-        let problem = format!(
-            "is default, which drops the first patch of a tower without class token; {} has no such thing: keep the \
-             model in llava-hf, or set it to full if it was trained so",
-            to.name()
-        );
-        return refuse("vision_feature_select_strategy", problem);
+    if to == Layout::LlavaHf && !source.processor.is_whole_in_json() {
+        let problem = "is resize over a processor that resizes once more, which llava-hf has no key for: convert to vila, or \
+                       set it to square or pad if the model was trained so";
+        return refuse("image_aspect_ratio", problem.into());
     }
     Ok(())
 }
@@ -94,7 +91,9 @@ impl New<'_> {
         let mut root = base;
         root.extend(self.llm());
         let shared = object(self.config.to_json()).into_iter();
-        root.extend(shared.filter(|(field, _)| field.starts_with("mm_") && !field.ends_with("_cfg")));
+        root.extend(
+            shared.filter(|(field, _)| field == TEMPLATE || field.starts_with("mm_") && !field.ends_with("_cfg")),
+        );
         let whole = json!({
             "model_type": "llava_llama",
             "architectures": ["LlavaLlamaForCausalLM"],
@@ -133,6 +132,9 @@ impl New<'_> {
             "torch_dtype": self.source.dtype("llm."),
         });
         let mut root = object(over(base, root));
+        if let Some(template) = &self.config.template {
+            root.insert(TEMPLATE.into(), template_json(template));
+        }
         if let Some(note) = self.vocabulary.note() {
             root.insert(ADDED.into(), note);
         }
@@ -140,10 +142,6 @@ impl New<'_> {
         root.extend(pad.map(|(id, _)| ("pad_token_id".to_string(), json!(id))));
         let mut preprocessor = object(self.source.processor.to_json());
         preprocessor.insert("processor_class".into(), json!("LlavaProcessor"));
-        if self.source.processor.mode() == GeometryMode::Pad {
-            // The only one that pads to a square.
-            preprocessor.insert("image_processor_type".into(), json!("LlavaImageProcessor"));
-        }
         let processor = json!({
             "processor_class": "LlavaProcessor",
             "image_token": "<image>",
@@ -208,7 +206,7 @@ impl New<'_> {
     fn preprocessor(&mut self) -> Value {
         let processor = self.source.processor.clone();
         self.config.aspect = Some(processor.mode());
-        processor.unpadded().to_json()
+        processor.without_mode().to_json()
     }
 }
 

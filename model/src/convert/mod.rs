@@ -12,11 +12,12 @@ mod source;
 mod text;
 mod vocabulary;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
+use vila_files::NewFolder;
 
 use crate::config::Layout;
 use crate::{Error, Result};
@@ -54,22 +55,15 @@ pub fn convert(from: &Path, to: &Path, layout: Layout, shard_bytes: u64) -> Resu
     configs::check(&source, layout)?;
     let vocabulary = vocabulary::plan(&source, layout)?;
     let folders = Folders::plan(&source, &vocabulary, layout)?;
-    let partial = partial_path(to)?;
-    let written = write(&partial, &source, &vocabulary, &folders, layout, shard_bytes);
-    let written = written.and_then(|files| {
-        fs::rename(&partial, to).map_err(Error::io(to))?;
-        Ok(files)
-    });
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_dir_all(&partial);
-    }
+    let folder = NewFolder::begin(to).map_err(Error::io(to))?;
+    let files = write(folder.path(), &source, &vocabulary, &folders, layout, shard_bytes)?;
+    folder.commit().map_err(Error::io(to))?;
     Ok(Conversion {
         from: source.layout,
         to: layout,
         tensors: folders.tensors(),
         bytes: folders.bytes(),
-        files: written?,
+        files,
         rows: vocabulary.rows,
     })
 }
@@ -99,7 +93,7 @@ fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
     }
     let run = || {
-        let mut sink = std::io::BufWriter::with_capacity(1 << 20, File::create(path)?);
+        let mut sink = std::io::BufWriter::with_capacity(1 << 20, vila_files::create(path)?);
         fill(&mut sink)?;
         sink.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
     };
@@ -122,14 +116,6 @@ fn check_destination(from: &Path, to: &Path) -> Result<()> {
             Some(_) => Err(Error::format(to, "is not empty; name a new directory, or remove what is there")),
         },
     }
-}
-
-/// A name beside the destination, so that the last step is a rename.
-fn partial_path(to: &Path) -> Result<PathBuf> {
-    let name = to.file_name().ok_or_else(|| Error::format(to, "has no name; name a new directory"))?;
-    let partial = to.with_file_name(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
-    fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
-    Ok(partial)
 }
 
 fn json_bytes(value: &Value) -> Vec<u8> {

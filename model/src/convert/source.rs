@@ -38,7 +38,7 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let (config, layout) = VilaConfig::read(dir)?;
-        let checkpoint = Checkpoint::open_with(dir, layout, |_| true)?;
+        let checkpoint = Checkpoint::open_with(dir, layout, |_| true)?.tying(config.llm.tied);
         checkpoint.check(&VilaModel::specs(&config))?;
         let text = layout.text_folder(dir);
         let tokenizer = Tokenizer::from_file(&text.join("tokenizer.json"))?;

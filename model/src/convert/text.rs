@@ -8,6 +8,7 @@ use super::json_bytes;
 use super::source::Source;
 use super::vocabulary::Change;
 use crate::config::Layout;
+use crate::tokenizer_json::{Checked, Start, check_size, put_start};
 use crate::{Error, Result};
 
 /// Files that are copied as they are.
@@ -19,7 +20,8 @@ const SMALL: [&str; 3] = ["tokenizer_config.json", "special_tokens_map.json", "a
 
 /// The tokenizer's small files in a folder.
 pub(super) fn small_files(folder: &Path) -> Map<String, Value> {
-    let read = |name: &str| serde_json::from_slice(&std::fs::read(folder.join(name)).ok()?).ok();
+    let read =
+        |name: &str| serde_json::from_slice(&vila_files::read(&folder.join(name), vila_files::MAX_CONFIG).ok()?).ok();
     SMALL.into_iter().filter_map(|name| Some((name.to_string(), read(name)?))).collect()
 }
 
@@ -29,7 +31,7 @@ pub(super) fn files(source: &Source, vocabulary: &Change, to: Layout) -> Result<
     for name in COPIED {
         let path = source.text.join(name);
         if path.is_file() {
-            files.push((name.to_string(), std::fs::read(&path).map_err(Error::io(&path))?));
+            files.push((name.to_string(), vila_files::read(&path, vila_files::MAX_CONFIG).map_err(Error::io(&path))?));
         }
     }
     if !source.text.join("generation_config.json").exists() {
@@ -60,7 +62,8 @@ pub(super) fn files(source: &Source, vocabulary: &Change, to: Layout) -> Result<
 /// A `tokenizer.json` that puts the start token in front of a text, as this program does.
 fn with_start(source: &Source, vocabulary: &Change, content: Vec<u8>) -> Result<Vec<u8>> {
     let unusable = |problem: String| Error::format(source.tokenizer.path(), problem);
-    let inner = tokenizers::Tokenizer::from_bytes(&content).map_err(|error| unusable(error.to_string()))?;
+    check_size(&content, source.tokenizer.path())?;
+    let Checked { inner, start, .. } = Checked::read(&content, source.tokenizer.path())?;
     // The library numbers added tokens one after another, whatever the file says.
     for (id, token) in &vocabulary.tokens {
         if let Some(other) = inner.token_to_id(token).filter(|other| other != id) {
@@ -73,24 +76,12 @@ fn with_start(source: &Source, vocabulary: &Change, content: Vec<u8>) -> Result<
     }
     let Some(bos) = source.tokenizer.bos() else { return Ok(content) };
     let Some(token) = inner.id_to_token(bos) else { return Ok(content) };
-    let encoding = inner.encode("a", true).map_err(|error| unusable(error.to_string()))?;
-    if encoding.get_ids().first() == Some(&bos) {
+    if start == Start::Token(bos) {
         return Ok(content);
     }
-    let start = json!({"SpecialToken": {"id": token, "type_id": 0}});
-    let text = |id: &str, kind: u8| json!({"Sequence": {"id": id, "type_id": kind}});
-    let template = json!({
-        "type": "TemplateProcessing",
-        "single": [start, text("A", 0)],
-        "pair": [start, text("A", 0), start, text("B", 1)],
-        "special_tokens": {token.clone(): {"id": token, "ids": [bos], "tokens": [token]}},
-    });
-    let mut file: Value = serde_json::from_slice(&content).map_err(|error| unusable(error.to_string()))?;
-    file["post_processor"] = match file["post_processor"].take() {
-        Value::Null => template,
-        other => json!({"type": "Sequence", "processors": [other, template]}),
-    };
-    Ok(json_bytes(&file))
+    let mut file: Map<String, Value> = serde_json::from_slice(&content).map_err(|error| unusable(error.to_string()))?;
+    put_start(&mut file, Some((&token, bos)));
+    Ok(json_bytes(&Value::Object(file)))
 }
 
 /// A `tokenizer_config.json` with which transformers takes `tokenizer.json` as it is.

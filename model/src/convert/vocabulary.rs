@@ -192,11 +192,10 @@ fn begin_pieces(file: &mut Map<String, Value>) {
         return;
     }
     // A SentencePiece model puts its space before one that is there.
-    let begin = begin_piece(file.get("model").is_some_and(|model| model.get(EMBEDDED).is_some()));
-    let normalizer = match file.get("normalizer").cloned().unwrap_or_default() {
-        Value::Null => json!({"type": "Sequence", "normalizers": [begin]}),
-        other => json!({"type": "Sequence", "normalizers": [other, begin]}),
-    };
+    let added = begin_steps(file.get("model").is_some_and(|model| model.get(EMBEDDED).is_some()));
+    let other = file.get("normalizer").cloned().filter(|other| !other.is_null());
+    let steps: Vec<Value> = other.into_iter().chain(added).collect();
+    let normalizer = json!({"type": "Sequence", "normalizers": steps});
     file.insert("normalizer".into(), normalizer);
     // Found after that change.
     let tokens = file.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten();
@@ -208,20 +207,61 @@ fn restore_pieces(file: &mut Map<String, Value>) {
     let Some(steps) = file.get("normalizer").and_then(|normalizer| normalizer["normalizers"].as_array()) else {
         return;
     };
-    let before = match steps.as_slice() {
-        [begin] if is_begin(begin) => Value::Null,
-        [other, begin] if is_begin(begin) => other.clone(),
+    let added = [true, false].map(begin_steps).concat();
+    let kept = steps.iter().rposition(|step| !added.contains(step)).map_or(0, |last| last + 1);
+    let before = match &steps[..kept] {
+        _ if kept == steps.len() => return,
+        [] => Value::Null,
+        [other] => other.clone(),
         _ => return,
     };
     file.insert("normalizer".into(), before);
 }
 
-/// Puts a word's start behind an image mark, unless another mark or nothing follows; or a space, if that is not doubled.
-fn begin_piece(doubles: bool) -> Value {
-    let pattern = if doubles { r"<image>(?!<image>|\z)" } else { r"<image>(?!<image>|\z|[ ▁])" };
-    json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": "<image>\u{2581}"})
+/// Puts a word's start behind an image mark, unless another mark or nothing follows. A space that is there is `doubled`, as
+/// at the start of the text, or serves.
+fn begin_steps(doubled: bool) -> Vec<Value> {
+    let pattern = if doubled { r"<image>(?!<image>|\z)" } else { r"<image>(?!<image>|\z|[ ▁])" };
+    let replace =
+        |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
+    let image = replace(pattern, "<image>\u{2581}");
+    // `Metaspace` puts none in front of a space.
+    let start = doubled.then(|| replace(r"\A▁", "\u{2581}\u{2581}"));
+    std::iter::once(image).chain(start).collect()
 }
 
-fn is_begin(step: &Value) -> bool {
-    [true, false].into_iter().any(|doubles| *step == begin_piece(doubles))
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use vila_engine::NO_ROW;
+
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    /// Of programs that read the file without the SentencePiece model in it.
+    #[test]
+    fn an_exported_tokenizer_gives_the_ids_of_training() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/sentencepiece/llama");
+        let own = Tokenizer::from_file(&fixtures.join("newer/tokenizer.model")).unwrap();
+        let mut file: Map<String, Value> = serde_json::from_slice(own.file_bytes()).unwrap();
+        let image = json!({"id": 5000, "content": IMAGE_MARK, "single_word": false, "lstrip": false, "rstrip": false,
+                           "normalized": false, "special": true});
+        file["added_tokens"].as_array_mut().unwrap().push(image);
+        begin_pieces(&mut file);
+        file["model"].as_object_mut().unwrap().remove(EMBEDDED);
+        let other = tokenizers::Tokenizer::from_bytes(Value::Object(file).to_string()).unwrap();
+        let mark = other.token_to_id(IMAGE_MARK).unwrap();
+        for text in [
+            "USER: what ASSISTANT: 7</s>USER: why ASSISTANT: 中</s>",
+            " USER: <image>\nwhat is it ASSISTANT: a dog</s>USER: <image>\n<image> is ASSISTANT: \nyes</s>",
+            "<image>7",
+            "<image><image> a",
+            "  two",
+            "",
+        ] {
+            let ids = own.encode(text).unwrap().into_iter().map(|id| if id == NO_ROW { mark } else { id });
+            assert_eq!(other.encode(text, false).unwrap().get_ids(), ids.collect::<Vec<_>>(), "{text:?}");
+        }
+    }
 }

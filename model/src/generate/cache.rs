@@ -50,15 +50,16 @@ impl<'a> Generator<'a> {
     /// Chooses the next token of each document, `[documents]` u32, by temperature and top-p alone.
     pub fn sample(&mut self, options: &GenerateOptions) -> Result<Tensor> {
         let logits = self.logits()?;
-        self.choose(&logits, options)
+        self.choose(&logits, options, &vec![options.seed; logits.rows()])
     }
 
-    /// [`Generator::sample`] from scores that may have been changed; a document's draw does not depend on the others.
-    pub fn choose(&mut self, logits: &Tensor, options: &GenerateOptions) -> Result<Tensor> {
+    /// [`Generator::sample`] from scores that may have been changed, with a seed for each document, whose draw does not
+    /// depend on the others.
+    pub fn choose(&mut self, logits: &Tensor, options: &GenerateOptions, seeds: &[u64]) -> Result<Tensor> {
         let out = self.backend.alloc(DType::U32, logits.rows(), 1)?;
-        let draw = |rows: Range<usize>| -> Result<()> {
+        let draw = |rows: Range<usize>, seed: u64| -> Result<()> {
             let (logits, out) = (logits.slice_rows(rows.clone())?, out.slice_rows(rows)?);
-            let GenerateOptions { temperature, top_p, seed, .. } = *options;
+            let GenerateOptions { temperature, top_p, .. } = *options;
             Ok(self.backend.sample(&Sample {
                 logits: &logits,
                 temperature,
@@ -69,9 +70,9 @@ impl<'a> Generator<'a> {
             })?)
         };
         if options.temperature > 0.0 {
-            (0..logits.rows()).try_for_each(|row| draw(row..row + 1))?;
+            (0..logits.rows()).zip(seeds).try_for_each(|(row, &seed)| draw(row..row + 1, seed))?;
         } else {
-            draw(0..logits.rows())?;
+            draw(0..logits.rows(), options.seed)?;
         }
         self.steps += 1;
         Ok(out)

@@ -12,7 +12,7 @@ pub use cache::Generator;
 pub use options::{FinishReason, GenerateOptions, Generation};
 use text::TextStream;
 use vila_autograd::ParamStore;
-use vila_engine::{Backend, NO_ROW};
+use vila_engine::{Backend, NO_ROW, philox};
 
 use crate::image::ImageProcessor;
 use crate::tokenizer::{Tokenizer, place_images};
@@ -25,6 +25,30 @@ pub struct Prompt {
     pub text: String,
     /// Image files, in the order of the marks.
     pub images: Vec<PathBuf>,
+    /// Bytes of the text at which earlier answers begin ([`crate::template::Rendered::trained`]).
+    pub answers: Vec<usize>,
+    /// Which random numbers choose its tokens.
+    pub draw: Draw,
+}
+
+/// Random numbers of one answer. Those of two draws are independent; those of one are the same in every batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Draw {
+    /// Which prompt: a line of a file, a turn of a conversation.
+    pub prompt: u64,
+    /// Which answer to that prompt.
+    pub sample: u64,
+}
+
+impl Draw {
+    /// The seed of its numbers: the first draw has the seed that is given.
+    fn seed(self, seed: u64) -> u64 {
+        if self == Draw::default() {
+            return seed;
+        }
+        let [low, high, ..] = philox::words(seed, self.prompt, self.sample);
+        u64::from(high) << 32 | u64::from(low)
+    }
 }
 
 /// Continues a prompt with images to the end.
@@ -50,8 +74,16 @@ impl Vila {
     /// [`Error::Input`] if marks and images differ in number, the prompt exceeds the context or an option its domain;
     /// image errors.
     pub fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<Tokens<'_>> {
-        let prompt = Prompt { text: prompt.to_string(), images: images.to_vec() };
-        Ok(Tokens { batch: self.parts().start(&[prompt], options)?, ready: VecDeque::new() })
+        self.stream(&Prompt { text: prompt.to_string(), images: images.to_vec(), ..Prompt::default() }, options)
+    }
+
+    /// As [`Vila::generate`], with the prompt's own random numbers.
+    ///
+    /// # Errors
+    /// As [`Vila::generate`].
+    pub fn stream(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Tokens<'_>> {
+        let batch = self.parts().start(std::slice::from_ref(prompt), options)?;
+        Ok(Tokens { batch, ready: VecDeque::new() })
     }
 }
 
@@ -75,13 +107,13 @@ pub struct Parts<'a> {
 impl<'a> Parts<'a> {
     /// See [`generate`].
     pub fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<Generation> {
-        let prompt = Prompt { text: prompt.to_string(), images: images.to_vec() };
+        let prompt = Prompt { text: prompt.to_string(), images: images.to_vec(), ..Prompt::default() };
         single(self.start(&[prompt], options)?.finish()?)
     }
 
     /// See [`generate_ids`].
     pub fn generate_ids(&self, tokens: Vec<u32>, pixels: Vec<f32>, options: &GenerateOptions) -> Result<Generation> {
-        single(TokenBatch::new(*self, vec![tokens], pixels, options)?.finish()?)
+        single(TokenBatch::new(*self, vec![(tokens, Draw::default())], pixels, options)?.finish()?)
     }
 
     /// Continues several prompts side by side, each exactly as if it were alone.
@@ -92,7 +124,9 @@ impl<'a> Parts<'a> {
         let (mut documents, mut pixels) = (Vec::new(), Vec::new());
         for prompt in prompts {
             let text = place_images(&prompt.text, prompt.images.len())?;
-            documents.push(self.tokenizer.encode_prompt(&text)?);
+            let moved = text.len() - prompt.text.len();
+            let answers: Vec<usize> = prompt.answers.iter().map(|answer| answer + moved).collect();
+            documents.push((self.tokenizer.encode_conversation(&text, &answers)?, prompt.draw));
             for image in &prompt.images {
                 pixels.extend(self.processor.load(image)?);
             }
@@ -105,6 +139,12 @@ impl<'a> Parts<'a> {
         let eos = &self.model.config().llm.eos;
         let own = if eos.is_empty() { self.tokenizer.eos().into_iter().collect() } else { eos.clone() };
         own.into_iter().chain(options.stop.iter().filter_map(|stop| self.tokenizer.token_id(stop))).collect()
+    }
+
+    /// Tokens of a prompt as transformers counts them: an image is the token that stands for it, if there is one.
+    fn history(&self, prompt: Vec<u32>) -> Vec<u32> {
+        let image = self.model.config().image_token.or(self.tokenizer.image_token());
+        prompt.into_iter().filter_map(|token| if token == NO_ROW { image } else { Some(token) }).collect()
     }
 }
 
@@ -145,20 +185,27 @@ pub struct TokenBatch<'a> {
 struct Member {
     /// The prompt's tokens.
     prompt: Vec<u32>,
+    /// Of its draws.
+    seed: u64,
     answer: TextStream,
     limit: usize,
     finish: FinishReason,
 }
 
 impl<'a> TokenBatch<'a> {
-    fn new(parts: Parts<'a>, prompts: Vec<Vec<u32>>, pixels: Vec<f32>, options: &GenerateOptions) -> Result<Self> {
+    fn new(
+        parts: Parts<'a>,
+        prompts: Vec<(Vec<u32>, Draw)>,
+        pixels: Vec<f32>,
+        options: &GenerateOptions,
+    ) -> Result<Self> {
         options.check()?;
         let config = parts.model.config();
         let images = if pixels.is_empty() { Images::None } else { Images::Pixels(pixels) };
-        let documents: Vec<Document> = prompts.iter().cloned().map(Document::prompt).collect();
+        let documents: Vec<Document> = prompts.iter().map(|(tokens, _)| Document::prompt(tokens.clone())).collect();
         let packed = PackedBatch::new(&documents, images, config.tokens_per_image(), 1)?;
         let (mut members, mut capacities) = (Vec::new(), Vec::new());
-        for (prompt, ends) in prompts.into_iter().zip(packed.cu_seqlens.windows(2)) {
+        for ((prompt, draw), ends) in prompts.into_iter().zip(packed.cu_seqlens.windows(2)) {
             let positions = (ends[1] - ends[0]) as usize;
             let room = config.llm.max_positions.saturating_sub(positions);
             if room == 0 || positions == 0 {
@@ -170,8 +217,8 @@ impl<'a> TokenBatch<'a> {
             let limit = options.max_new_tokens.min(room);
             capacities.push(positions + limit);
             let answer = TextStream::new(options.stop.clone());
-            let prompt = prompt.into_iter().filter(|&token| token != NO_ROW).collect();
-            members.push(Member { prompt, answer, limit, finish: FinishReason::Length });
+            let (prompt, seed) = (parts.history(prompt), draw.seed(options.seed));
+            members.push(Member { prompt, seed, answer, limit, finish: FinishReason::Length });
         }
         let any = options.max_new_tokens > 0 && !members.is_empty();
         let Parts { backend, store, model, .. } = parts;
@@ -215,7 +262,8 @@ impl<'a> TokenBatch<'a> {
             }
             logits = backend.upload_f32(rows, cols, &values)?;
         }
-        let chosen = generator.choose(&logits, &self.options)?;
+        let seeds: Vec<u64> = self.live.iter().map(|&index| self.members[index].seed).collect();
+        let chosen = generator.choose(&logits, &self.options, &seeds)?;
         let chosen = backend.to_vec::<u32>(&chosen)?;
         let tokens: Vec<Token> = self
             .live
@@ -283,5 +331,34 @@ impl Iterator for Tokens<'_> {
             }
         }
         self.ready.pop_front().map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use vila_engine::CpuBackend;
+
+    use super::*;
+
+    #[test]
+    fn a_penalty_counts_the_image_token_where_the_model_has_one() {
+        let history = |layout: &str| {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/layouts").join(layout);
+            let vila = Vila::load_mapped(&dir, Arc::new(CpuBackend::fast())).expect("load");
+            vila.parts().history(vec![1, NO_ROW, 5, NO_ROW])
+        };
+        assert_eq!(history("llava-hf"), [1, 511, 5, 511]);
+        assert_eq!(history("cases/bias-base/vila"), [1, 5]);
+    }
+
+    #[test]
+    fn draws_have_seeds_of_their_own_and_the_first_that_which_is_given() {
+        let seed = |prompt, sample| Draw { prompt, sample }.seed(7);
+        let seeds = [seed(0, 0), seed(0, 1), seed(1, 0), seed(1, 1), seed(2, 0)];
+        assert_eq!(seeds[0], 7);
+        assert!(seeds.iter().enumerate().all(|(index, seed)| !seeds[..index].contains(seed)), "{seeds:?}");
     }
 }

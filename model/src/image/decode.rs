@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io::Cursor;
 
-use image::codecs::gif::GifDecoder;
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::error::{LimitErrorKind, UnsupportedErrorKind};
@@ -11,6 +10,7 @@ use image::{DynamicImage, ImageDecoder, Limits, RgbImage};
 
 use super::complete;
 use super::error::ImageError;
+use super::gif;
 use super::jpeg;
 
 /// Largest accepted number of pixels, the bound at which Pillow refuses an image as a decompression bomb.
@@ -66,7 +66,7 @@ impl fmt::Display for ImageFormat {
     }
 }
 
-/// Decodes a whole image file to RGB, as Pillow's `open(..).convert("RGB")` does.
+/// Decodes a whole image file to RGB, as `open(..).convert("RGB")` of Pillow 12 does.
 ///
 /// Transparency is dropped, not composited; palettes and greyscale are expanded; CMYK JPEG is read in the inverted
 /// form that Adobe writes; EXIF orientation is ignored; an animation yields its first frame. `name` appears in every
@@ -93,7 +93,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError> {
             let limits = decoding.limits();
             decoding.through(PngDecoder::with_limits(Cursor::new(bytes), limits))
         }
-        ImageFormat::Gif => decoding.through(GifDecoder::new(Cursor::new(bytes))),
+        ImageFormat::Gif => gif::decode(bytes, decoding),
         ImageFormat::WebP => decoding.through(WebPDecoder::new(Cursor::new(bytes))),
     }
 }
@@ -130,7 +130,7 @@ impl Decoding<'_> {
         limits
     }
 
-    fn through<D: ImageDecoder>(self, opened: image::ImageResult<D>) -> Result<RgbImage, ImageError> {
+    pub(super) fn through<D: ImageDecoder>(self, opened: image::ImageResult<D>) -> Result<RgbImage, ImageError> {
         let mut decoder = opened.map_err(|error| self.library(error))?;
         let (width, height) = decoder.dimensions();
         self.check_size(u64::from(width), u64::from(height))?;
@@ -155,13 +155,12 @@ impl Decoding<'_> {
     }
 }
 
-/// Drops alpha, repeats grey, and keeps the high byte of 16-bit samples.
-///
-/// For 16-bit grey this is not what Pillow does: its conversion saturates, so that almost every picture turns white.
+/// Drops alpha, repeats grey, and keeps the high byte of 16-bit samples. Those of plain grey saturate instead, as in
+/// Pillow 12, so that almost every such picture turns white.
 fn to_rgb8(decoded: DynamicImage) -> RgbImage {
     let high = |sample: u16| (sample >> 8) as u8;
     match decoded {
-        DynamicImage::ImageLuma16(grey) => map_pixels(&grey, |p| [high(p.0[0]); 3]),
+        DynamicImage::ImageLuma16(grey) => map_pixels(&grey, |p| [p.0[0].min(255) as u8; 3]),
         DynamicImage::ImageLumaA16(grey) => map_pixels(&grey, |p| [high(p.0[0]); 3]),
         DynamicImage::ImageRgb16(rgb) => map_pixels(&rgb, |p| [high(p.0[0]), high(p.0[1]), high(p.0[2])]),
         DynamicImage::ImageRgba16(rgb) => map_pixels(&rgb, |p| [high(p.0[0]), high(p.0[1]), high(p.0[2])]),

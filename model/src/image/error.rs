@@ -9,7 +9,7 @@ use super::decode::ImageFormat;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file could not be read at all.
-    #[error("image {name}: cannot be read: {source}; check that the path exists and is readable")]
+    #[error("image {name}: cannot be read: {source}")]
     Read {
         /// Name of the image.
         name: String,
@@ -97,7 +97,7 @@ pub enum ProcessorError {
         /// Name of the file.
         file: String,
         /// Dotted path of the field.
-        field: &'static str,
+        field: String,
         /// What is wrong with it.
         problem: String,
         /// What to do about it.

@@ -5,14 +5,17 @@ use std::str::FromStr;
 
 use image::{Rgb, RgbImage, imageops};
 
+use super::decode::MAX_PIXELS;
+use super::error::ImageError;
+
 /// How the aspect ratio is dealt with (`image_aspect_ratio` in VILA's configuration).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GeometryMode {
-    /// Centre on a square canvas of the mean colour, then resize: nothing is cut off or distorted.
+    /// Centre on a square canvas of the mean colour first: nothing is cut off or distorted.
     Pad,
-    /// Resize the shorter edge, then cut the centre: the sides of a wide picture are lost.
+    /// What the tower's own processor does: CLIP's resizes the shorter edge and cuts the centre, SigLIP's squashes.
     Square,
-    /// Resize straight to a square: the picture is squashed.
+    /// Squash to a square first.
     Resize,
 }
 
@@ -47,6 +50,19 @@ impl FromStr for GeometryMode {
             .find(|mode| mode.name() == name)
             .ok_or_else(|| UnknownMode(name.to_owned()))
     }
+}
+
+/// Whether every processor takes a picture of this size: the canvas of [`GeometryMode::Pad`] around it keeps within
+/// [`MAX_PIXELS`], which that of a line of pixels does not. `name` appears in the error.
+///
+/// # Errors
+/// [`ImageError::TooLarge`] with the size of the canvas.
+pub fn check_size(width: u32, height: u32, name: &str) -> Result<(), ImageError> {
+    let side = u64::from(width.max(height));
+    if side * side > MAX_PIXELS {
+        return Err(ImageError::TooLarge { name: name.to_owned(), width: side, height: side, limit: MAX_PIXELS });
+    }
+    Ok(())
 }
 
 /// Centres a picture on a square canvas of its longer side filled with `fill`; odd remainders go to the right and to

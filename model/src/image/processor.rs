@@ -1,14 +1,13 @@
 //! The image processor: one configuration, from a file to normalised planes.
 
-use std::fs;
 use std::path::Path;
 
 use image::RgbImage;
 use serde_json::Value;
 
-use super::decode::{MAX_PIXELS, decode};
+use super::decode::decode;
 use super::error::{ImageError, ProcessorError};
-use super::geometry::{GeometryMode, centre_crop, pad_to_square, shortest_edge_size};
+use super::geometry::{GeometryMode, centre_crop, check_size, pad_to_square, shortest_edge_size};
 use super::processor_config;
 use super::resample::{Window, resize_bicubic, resize_bicubic_window};
 
@@ -29,13 +28,29 @@ impl ChannelStats {
     pub const SIGLIP: Self = Self { mean: [0.5; 3], std: [0.5; 3] };
 }
 
+/// The size that a picture gets before its centre is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resize {
+    /// The picture keeps its size.
+    Never,
+    /// New length of the shorter edge; the longer one follows.
+    ShortestEdge(u32),
+    /// Both edges: the picture is distorted.
+    Exactly {
+        /// New width.
+        width: u32,
+        /// New height.
+        height: u32,
+    },
+}
+
 /// What the configuration itself does to a picture, before any mode override.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// Resize the shorter edge (or leave the size alone), then crop the centre.
+    /// Resize, then crop the centre.
     Crop {
-        /// New length of the shorter edge; `None` leaves the picture as it is.
-        shortest_edge: Option<u32>,
+        /// The size before the crop.
+        resize: Resize,
         /// Side of the square that is cut.
         side: u32,
     },
@@ -62,7 +77,7 @@ impl ImageProcessor {
     /// The CLIP processor at `side` pixels: shorter edge to `side`, centre crop, CLIP statistics.
     pub fn clip(side: u32) -> Self {
         Self {
-            fit: Fit::Crop { shortest_edge: Some(side), side },
+            fit: Fit::Crop { resize: Resize::ShortestEdge(side), side },
             mode: GeometryMode::Square,
             rescale: Some(1.0 / 255.0),
             stats: ChannelStats::CLIP,
@@ -87,13 +102,26 @@ impl ImageProcessor {
         Self { mode, ..self }
     }
 
-    /// The same processor without a canvas around the picture: for readers that are told of it elsewhere.
+    /// The same processor with what its own file does, for readers that are told of the mode elsewhere.
     #[must_use]
-    pub fn unpadded(self) -> Self {
+    pub fn without_mode(self) -> Self {
+        match self.fit {
+            Fit::Crop { .. } => self.with_mode(GeometryMode::Square),
+            Fit::Exact { .. } => self.with_mode(GeometryMode::Resize),
+        }
+    }
+
+    /// Whether [`ImageProcessor::to_json`] says all of it. A picture that is squashed, resized once more and then cut
+    /// needs a mode beside the file.
+    pub fn is_whole_in_json(&self) -> bool {
+        let settled = |resize, side| match resize {
+            Resize::Never => true,
+            Resize::ShortestEdge(edge) => edge == side,
+            Resize::Exactly { width, height } => (width, height) == (side, side),
+        };
         match (self.mode, self.fit) {
-            (GeometryMode::Pad, Fit::Crop { .. }) => self.with_mode(GeometryMode::Square),
-            (GeometryMode::Pad, Fit::Exact { .. }) => self.with_mode(GeometryMode::Resize),
-            _ => self,
+            (GeometryMode::Resize, Fit::Crop { resize, side }) => settled(resize, side),
+            _ => true,
         }
     }
 
@@ -103,7 +131,8 @@ impl ImageProcessor {
     /// The file is missing, is not JSON, or asks for something unsupported; the field is named.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ProcessorError> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path).map_err(|source| ProcessorError::Read { path: path.to_owned(), source })?;
+        let text = vila_files::read_to_string(path, vila_files::MAX_CONFIG)
+            .map_err(|source| ProcessorError::Read { path: path.to_owned(), source })?;
         let file = path.display().to_string();
         let config =
             serde_json::from_str(&text).map_err(|source| ProcessorError::Json { file: file.clone(), source })?;
@@ -118,7 +147,8 @@ impl ImageProcessor {
         processor_config::read(config, file)
     }
 
-    /// The content of a `preprocessor_config.json` that reads back as this processor.
+    /// The content of a `preprocessor_config.json` that reads back as this processor, if it
+    /// [is whole](ImageProcessor::is_whole_in_json).
     pub fn to_json(&self) -> Value {
         processor_config::write(self)
     }
@@ -152,21 +182,23 @@ impl ImageProcessor {
     /// The picture as 8-bit RGB, `size` x `size` pixels: everything up to, and without, the normalisation.
     pub fn geometry(&self, picture: &RgbImage) -> RgbImage {
         let side = self.side();
-        match self.mode {
-            GeometryMode::Pad => self.fitted(&pad_to_square(picture, self.fill())),
-            GeometryMode::Resize => resize_bicubic(picture, side, side),
-            GeometryMode::Square => match self.fit {
-                Fit::Crop { .. } => self.fitted(picture),
-                Fit::Exact { side } => resize_and_crop(picture, side, side),
-            },
+        match (self.mode, self.fit) {
+            (GeometryMode::Pad, _) => self.fitted(&pad_to_square(picture, self.fill())),
+            (GeometryMode::Resize, Fit::Crop { .. }) => self.fitted(&resize_bicubic(picture, side, side)),
+            _ => self.fitted(picture),
         }
     }
 
     fn fitted(&self, picture: &RgbImage) -> RgbImage {
         match self.fit {
             Fit::Exact { side } => resize_bicubic(picture, side, side),
-            Fit::Crop { shortest_edge: None, side } => centre_crop(picture, side),
-            Fit::Crop { shortest_edge: Some(short), side } => resize_and_crop(picture, short, side),
+            Fit::Crop { resize, side } => match resize {
+                Resize::Never => centre_crop(picture, side),
+                Resize::ShortestEdge(short) => {
+                    resize_and_crop(picture, shortest_edge_size(picture.dimensions(), short), side)
+                }
+                Resize::Exactly { width, height } => resize_and_crop(picture, (width, height), side),
+            },
         }
     }
 
@@ -199,13 +231,11 @@ impl ImageProcessor {
     /// Decodes an encoded image and processes it; `name` appears in errors.
     ///
     /// # Errors
-    /// As [`decode`]; [`ImageError::TooLarge`] also for a picture whose canvas in [`GeometryMode::Pad`] would exceed
-    /// [`MAX_PIXELS`], as that of a line of pixels does.
+    /// As [`decode`], and as [`check_size`] in [`GeometryMode::Pad`].
     pub fn decode_and_process(&self, bytes: &[u8], name: &str) -> Result<Vec<f32>, ImageError> {
         let picture = decode(bytes, name)?;
-        let side = u64::from(picture.width().max(picture.height()));
-        if self.mode == GeometryMode::Pad && side * side > MAX_PIXELS {
-            return Err(ImageError::TooLarge { name: name.into(), width: side, height: side, limit: MAX_PIXELS });
+        if self.mode == GeometryMode::Pad {
+            check_size(picture.width(), picture.height(), name)?;
         }
         Ok(self.process(&picture))
     }
@@ -217,16 +247,15 @@ impl ImageProcessor {
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Vec<f32>, ImageError> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        match fs::read(path) {
+        match vila_files::read(path, vila_files::MAX_IMAGE) {
             Ok(bytes) => self.decode_and_process(&bytes, &name),
             Err(source) => Err(ImageError::Read { name, source }),
         }
     }
 }
 
-/// Shorter edge to `short`, then the central `side` x `side` pixels; only what is kept is computed.
-fn resize_and_crop(picture: &RgbImage, short: u32, side: u32) -> RgbImage {
-    let (width, height) = shortest_edge_size(picture.dimensions(), short);
+/// Resizes and cuts the central `side` x `side` pixels; only what is kept is computed.
+fn resize_and_crop(picture: &RgbImage, (width, height): (u32, u32), side: u32) -> RgbImage {
     let window = Window {
         x: width.saturating_sub(side) / 2,
         y: height.saturating_sub(side) / 2,

@@ -1,35 +1,60 @@
 //! `preprocessor_config.json`, in the dialects of CLIP and SigLIP.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use super::error::ProcessorError;
 use super::geometry::GeometryMode;
-use super::processor::{ChannelStats, Fit, ImageProcessor};
+use super::processor::{ChannelStats, Fit, ImageProcessor, Resize};
+use crate::config::keys::SettingsFile;
 
 /// Pillow's number for the bicubic filter.
 const BICUBIC: u64 = 3;
 /// Larger sides are a mistake in the file, not an image tower.
 const MAX_SIDE: u64 = 16_384;
 
-/// The defaults of a family of processors, for keys a file leaves out.
-struct Family {
-    crops: bool,
-    stats: Option<ChannelStats>,
+/// The processors of transformers that are read, each with its own defaults.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// Crops unless told otherwise, never pads.
+    Clip,
+    /// Neither crops nor pads.
+    Siglip,
+    /// As CLIP's, with `do_pad`.
+    Llava,
+    /// The file does not say; it must say the rest.
+    Unnamed,
 }
 
+/// The side of the crop that a file of CLIP's processor leaves out.
+const USUAL_CROP: u32 = 224;
+
 impl Family {
-    fn of(config: &Fields<'_>) -> Self {
-        let kind = ["image_processor_type", "feature_extractor_type"]
-            .into_iter()
-            .find_map(|key| config.map.get(key)?.as_str())
-            .unwrap_or_default()
-            .to_ascii_lowercase();
-        if kind.contains("siglip") {
-            Self { crops: false, stats: Some(ChannelStats::SIGLIP) }
-        } else if kind.contains("clip") || kind.contains("llava") {
-            Self { crops: true, stats: Some(ChannelStats::CLIP) }
-        } else {
-            Self { crops: config.map.contains_key("crop_size"), stats: None }
+    fn of(config: &Fields<'_>) -> Result<Self, ProcessorError> {
+        let named = |key| Some((key, config.get(key)?));
+        let Some((key, value)) = named("image_processor_type").or_else(|| named("feature_extractor_type")) else {
+            return Ok(Self::Unnamed);
+        };
+        let name = value.as_str().unwrap_or_default();
+        let plain = ["Fast", "Pil"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        match plain {
+            "CLIPImageProcessor" | "CLIPFeatureExtractor" => Ok(Self::Clip),
+            "SiglipImageProcessor" => Ok(Self::Siglip),
+            "LlavaImageProcessor" => Ok(Self::Llava),
+            _ => Err(config.error(
+                key,
+                format!("is {value}, which is not implemented"),
+                "use CLIPImageProcessor, SiglipImageProcessor or LlavaImageProcessor",
+            )),
+        }
+    }
+
+    fn stats(self) -> Option<ChannelStats> {
+        match self {
+            Self::Clip | Self::Llava => Some(ChannelStats::CLIP),
+            Self::Siglip => Some(ChannelStats::SIGLIP),
+            Self::Unnamed => None,
         }
     }
 }
@@ -39,18 +64,29 @@ pub(super) fn read(config: &Value, file: &str) -> Result<ImageProcessor, Process
         return Err(Fields::error_in(file, "(whole file)", "is not a JSON object", RESTORE));
     };
     let fields = Fields { map, file };
-    let family = Family::of(&fields);
+    let entries = map.iter().map(|(key, value)| (key.as_str(), value));
+    SettingsFile::Preprocessor.check(Path::new(file), entries).map_err(|(key, problem)| ProcessorError::Field {
+        file: file.to_owned(),
+        field: key.to_owned(),
+        problem,
+        cure: "remove it if the images were processed without it",
+    })?;
+    let family = Family::of(&fields)?;
     fields.check_filter()?;
     let resizes = fields.flag("do_resize")?.unwrap_or(true);
-    let crops = fields.flag("do_center_crop")?.unwrap_or(family.crops);
-    let fit = if crops { fields.cropping(resizes)? } else { fields.exact(resizes)? };
-    let pads = fields.flag("do_pad")?.unwrap_or(false);
+    let crops = match (family, fields.flag("do_center_crop")?) {
+        (Family::Siglip, _) => false,
+        (Family::Unnamed, flag) => flag.unwrap_or(map.contains_key("crop_size")),
+        (Family::Clip | Family::Llava, flag) => flag.unwrap_or(true),
+    };
+    let fit = if crops { fields.cropping(resizes, family)? } else { fields.exact(resizes, family)? };
+    let pads = fields.flag("do_pad")?.unwrap_or(false) && matches!(family, Family::Llava | Family::Unnamed);
     let rescale = match fields.flag("do_rescale")?.unwrap_or(true) {
         true => Some(fields.number("rescale_factor")?.unwrap_or(1.0 / 255.0)),
         false => None,
     };
     let normalize = fields.flag("do_normalize")?.unwrap_or(true);
-    let stats = fields.stats(family.stats, normalize)?;
+    let stats = fields.stats(family.stats(), normalize)?;
     let mode = match (pads, fit) {
         (true, _) => GeometryMode::Pad,
         (false, Fit::Crop { .. }) => GeometryMode::Square,
@@ -62,28 +98,42 @@ pub(super) fn read(config: &Value, file: &str) -> Result<ImageProcessor, Process
 pub(super) fn write(processor: &ImageProcessor) -> Value {
     let mut config = Map::new();
     let mut put = |key: &str, value: Value| config.insert(key.to_owned(), value);
-    // A mode other than the file's own is written as the fit that gives it; `do_pad` is the public name of the padding.
     let fit = match (processor.mode, processor.fit) {
-        (GeometryMode::Square, Fit::Exact { side }) => Fit::Crop { shortest_edge: Some(side), side },
+        // A squashed picture is as large as the crop.
         (GeometryMode::Resize, Fit::Crop { side, .. }) => Fit::Exact { side },
         (_, fit) => fit,
     };
+    let pads = processor.mode == GeometryMode::Pad;
+    put(
+        "image_processor_type",
+        json!(match fit {
+            // The only one that pads to a square.
+            _ if pads => "LlavaImageProcessor",
+            Fit::Crop { .. } => "CLIPImageProcessor",
+            Fit::Exact { .. } => "SiglipImageProcessor",
+        }),
+    );
     match fit {
-        Fit::Crop { shortest_edge, side } => {
-            put("image_processor_type", json!("CLIPImageProcessor"));
-            put("do_resize", json!(shortest_edge.is_some()));
-            put("size", json!({ "shortest_edge": shortest_edge.unwrap_or(side) }));
+        Fit::Crop { resize, side } => {
+            put("do_resize", json!(resize != Resize::Never));
+            put(
+                "size",
+                match resize {
+                    Resize::Never => json!({ "shortest_edge": side }),
+                    Resize::ShortestEdge(edge) => json!({ "shortest_edge": edge }),
+                    Resize::Exactly { width, height } => json!({ "height": height, "width": width }),
+                },
+            );
             put("do_center_crop", json!(true));
             put("crop_size", json!({ "height": side, "width": side }));
         }
         Fit::Exact { side } => {
-            put("image_processor_type", json!("SiglipImageProcessor"));
             put("do_resize", json!(true));
             put("size", json!({ "height": side, "width": side }));
             put("do_center_crop", json!(false));
         }
     }
-    if processor.mode == GeometryMode::Pad {
+    if pads {
         put("do_pad", json!(true));
     }
     put("resample", json!(BICUBIC));
@@ -110,11 +160,11 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn error_in(file: &str, field: &'static str, problem: impl Into<String>, cure: &'static str) -> ProcessorError {
-        ProcessorError::Field { file: file.to_owned(), field, problem: problem.into(), cure }
+    fn error_in(file: &str, field: &str, problem: impl Into<String>, cure: &'static str) -> ProcessorError {
+        ProcessorError::Field { file: file.to_owned(), field: field.to_owned(), problem: problem.into(), cure }
     }
 
-    fn error(&self, field: &'static str, problem: impl Into<String>, cure: &'static str) -> ProcessorError {
+    fn error(&self, field: &str, problem: impl Into<String>, cure: &'static str) -> ProcessorError {
         Self::error_in(self.file, field, problem, cure)
     }
 
@@ -153,19 +203,20 @@ impl Fields<'_> {
         }
     }
 
-    fn cropping(&self, resizes: bool) -> Result<Fit, ProcessorError> {
-        let side = match self.get("crop_size") {
-            Some(value) => self.square("crop_size", value)?,
-            None => self.edge("size")?,
+    fn cropping(&self, resizes: bool, family: Family) -> Result<Fit, ProcessorError> {
+        let resize = match resizes {
+            true => self.resize()?,
+            false => Resize::Never,
         };
-        let shortest_edge = match resizes {
-            true => Some(self.edge("size")?),
-            false => None,
+        let side = match (self.get("crop_size"), family) {
+            (Some(value), _) => self.square("crop_size", value)?,
+            (None, Family::Clip | Family::Llava) => USUAL_CROP,
+            (None, Family::Siglip | Family::Unnamed) => return Err(self.missing("crop_size")),
         };
-        Ok(Fit::Crop { shortest_edge, side })
+        Ok(Fit::Crop { resize, side })
     }
 
-    fn exact(&self, resizes: bool) -> Result<Fit, ProcessorError> {
+    fn exact(&self, resizes: bool, family: Family) -> Result<Fit, ProcessorError> {
         if !resizes {
             return Err(self.error(
                 "do_resize",
@@ -174,7 +225,8 @@ impl Fields<'_> {
             ));
         }
         let value = self.get("size").ok_or_else(|| self.missing("size"))?;
-        if value.get("shortest_edge").is_some() {
+        // A bare number is the shorter edge to the classes of transformers.
+        if value.get("shortest_edge").is_some() || (value.is_number() && family != Family::Unnamed) {
             return Err(self.error(
                 "size.shortest_edge",
                 "without do_center_crop leaves images that are not square",
@@ -184,13 +236,19 @@ impl Fields<'_> {
         Ok(Fit::Exact { side: self.square("size", value)? })
     }
 
-    /// `{"shortest_edge": n}`, `{"height": n, "width": n}` or a bare `n`, as the length of the shorter edge.
-    fn edge(&self, field: &'static str) -> Result<u32, ProcessorError> {
-        let value = self.get(field).ok_or_else(|| self.missing(field))?;
-        match value.get("shortest_edge") {
-            Some(edge) if value.get("longest_edge").is_none() => self.side(field, edge),
-            Some(_) => Err(self.error("size.longest_edge", "is not supported", "give size.shortest_edge alone")),
-            None => self.square(field, value),
+    /// `{"shortest_edge": n}` or a bare `n` for the shorter edge, `{"height": n, "width": m}` for both.
+    fn resize(&self) -> Result<Resize, ProcessorError> {
+        let value = self.get("size").ok_or_else(|| self.missing("size"))?;
+        match (value.get("shortest_edge"), value.get("height"), value.get("width")) {
+            (Some(edge), ..) if value.get("longest_edge").is_none_or(Value::is_null) => {
+                Ok(Resize::ShortestEdge(self.side("size", edge)?))
+            }
+            (Some(_), ..) => Err(self.error("size.longest_edge", "is not supported", "give size.shortest_edge alone")),
+            (None, Some(height), Some(width)) => {
+                Ok(Resize::Exactly { width: self.side("size", width)?, height: self.side("size", height)? })
+            }
+            _ if value.is_u64() => Ok(Resize::ShortestEdge(self.side("size", value)?)),
+            _ => Err(self.error("size", format!("is {value}"), "give shortest_edge, or height and width")),
         }
     }
 

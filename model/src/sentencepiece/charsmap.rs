@@ -64,6 +64,11 @@ impl Charsmap {
         Ok(())
     }
 
+    /// Bytes of the longest replacement.
+    pub(super) fn longest_replacement(&self) -> usize {
+        self.replacements.split('\0').map(str::len).max().unwrap_or(0)
+    }
+
     /// The longest source string that `text` starts with: its length and what replaces it.
     pub(super) fn longest(&self, text: &[u8]) -> Option<(usize, &str)> {
         let (length, place) = self.prefixes(text).take(MOST_PREFIXES).last()?;

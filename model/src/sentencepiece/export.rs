@@ -144,6 +144,12 @@ fn decoder(space: bool) -> Value {
 /// Puts the start token in front, as a `LlamaTokenizer` does.
 fn post_processor(settings: Option<&Settings>) -> Value {
     let Some(settings) = settings else { return Value::Null };
+    if !settings.add_bos {
+        let text = |id: &str, kind: u8| json!({ "Sequence": { "id": id, "type_id": kind } });
+        return json!({
+            "type": "TemplateProcessing", "single": [text("A", 0)], "pair": [text("A", 0), text("B", 1)], "special_tokens": {},
+        });
+    }
     let Some(bos) = settings.added.iter().find(|token| token.content == settings.bos) else { return Value::Null };
     let start = json!({ "SpecialToken": { "id": bos.content, "type_id": 0 } });
     let mut special = Map::new();

@@ -28,6 +28,8 @@ pub(super) struct Settings {
     /// Every text between added tokens gets the space that the model puts in front; otherwise only the whole text.
     pub(super) legacy: bool,
     pub(super) add_prefix_space: bool,
+    /// Texts begin with the start token.
+    pub(super) add_bos: bool,
     pub(super) unk: String,
     pub(super) bos: String,
     pub(super) eos: String,

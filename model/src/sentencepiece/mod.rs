@@ -53,6 +53,24 @@ impl Fault {
 
 type Outcome<T> = std::result::Result<T, Fault>;
 
+/// Bytes of the longest replacement of a character map in base64, as a `tokenizer.json` has it; or what is wrong with it.
+pub(crate) fn longest_replacement(map: &str) -> std::result::Result<usize, String> {
+    let bytes = base64::decode(map).ok_or("is no base64; fetch the file again")?;
+    let map = charsmap::Charsmap::parse(&bytes).map_err(|fault| fault.problem)?;
+    Ok(map.longest_replacement())
+}
+
+/// Whether a file begins with lines of a token in base64 and its rank.
+fn is_tiktoken(bytes: &[u8]) -> bool {
+    let lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').take(3).collect();
+    let is_entry = |line: &&[u8]| {
+        let mut words = std::str::from_utf8(line).unwrap_or_default().split(' ');
+        let (token, rank) = (words.next().and_then(base64::decode), words.next());
+        token.is_some_and(|token| !token.is_empty()) && rank.is_some_and(|rank| rank.trim_end().parse::<u32>().is_ok())
+    };
+    lines.len() == 3 && lines.iter().take(2).all(is_entry)
+}
+
 /// How a model is wrapped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wrap {
@@ -75,6 +93,11 @@ impl SentencePiece {
     /// Reads a model's bytes; `path` names it in messages and says where settings lie. Also returns the
     /// `tokenizer.json` that holds all of it.
     pub(crate) fn read(bytes: &[u8], path: &Path, wrap: Wrap) -> Result<(Self, Vec<u8>)> {
+        if is_tiktoken(bytes) {
+            let problem = "is Meta's own file of Llama 3 (tiktoken), no SentencePiece model; use the tokenizer.json of the same \
+                           model's Hugging Face folder";
+            return Err(Error::format(path, problem));
+        }
         let model = ModelProto::parse(bytes).map_err(|fault| fault.at(path))?;
         let dir = path.parent().unwrap_or(Path::new(""));
         let wrapped = wrap == Wrap::Always || wrap == Wrap::IfConfigured && settings::present(dir);
@@ -117,6 +140,7 @@ impl SentencePiece {
 
     pub(crate) fn bos(&self) -> Option<u32> {
         match &self.llama {
+            Some(llama) if !llama.settings().add_bos => None,
             Some(llama) => llama.by_content(&llama.settings().bos).map(|token| token.id),
             None => self.processor.bos(),
         }
@@ -127,6 +151,10 @@ impl SentencePiece {
             Some(llama) => llama.by_content(&llama.settings().eos).map(|token| token.id),
             None => self.processor.eos(),
         }
+    }
+
+    pub(crate) fn is_added(&self, id: u32) -> bool {
+        self.llama.as_ref().is_some_and(|llama| llama.by_id(id).is_some())
     }
 
     pub(crate) fn token_to_id(&self, token: &str) -> Option<u32> {

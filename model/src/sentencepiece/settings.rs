@@ -49,6 +49,7 @@ pub(super) fn read(dir: &Path, vocab: &Vocab) -> Result<Settings> {
         // Absent as in VILA's own code and transformers 5, both of which take the newer mode.
         legacy: config.flag("legacy")?.unwrap_or(false),
         add_prefix_space: config.flag("add_prefix_space")?.unwrap_or(true),
+        add_bos: config.flag("add_bos_token")?.unwrap_or(true),
         unk: content("unk_token"),
         bos: content("bos_token"),
         eos: content("eos_token"),
@@ -72,7 +73,7 @@ impl Fields {
         if !path.is_file() {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let bytes = vila_files::read(&path, vila_files::MAX_CONFIG).map_err(Error::io(&path))?;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(object)) => Ok(Some(Fields { path, object })),
             Ok(_) => Err(Error::format(path, "is not a JSON object; save the tokenizer again")),
@@ -263,10 +264,14 @@ fn bad_id(id: impl std::fmt::Display) -> String {
 /// The settings as they are kept inside a `tokenizer.json`.
 pub(super) fn to_json(settings: &Settings) -> Value {
     let added: Vec<Value> = settings.added.iter().map(added_json).collect();
-    let Settings { legacy, add_prefix_space, unk, bos, eos, .. } = settings;
-    json!({
+    let Settings { legacy, add_prefix_space, add_bos, unk, bos, eos, .. } = settings;
+    let mut kept = json!({
         "legacy": legacy, "add_prefix_space": add_prefix_space, "unk": unk, "bos": bos, "eos": eos, "added": added,
-    })
+    });
+    if !add_bos {
+        kept["add_bos"] = json!(false);
+    }
+    kept
 }
 
 fn added_json(token: &AddedToken) -> Value {
@@ -284,6 +289,8 @@ pub(super) fn from_json(value: &Value) -> Option<Settings> {
     Some(Settings {
         legacy: flag("legacy")?,
         add_prefix_space: flag("add_prefix_space")?,
+        // Absent where it is true, so that files of earlier versions stay what they are.
+        add_bos: flag("add_bos").unwrap_or(true),
         unk: text("unk")?,
         bos: text("bos")?,
         eos: text("eos")?,

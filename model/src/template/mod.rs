@@ -21,7 +21,7 @@ pub struct Exchange {
 pub struct Rendered {
     /// The text, without the token that begins a document.
     pub text: String,
-    /// Bytes to be learned: each answer with the mark that ends it.
+    /// Bytes to be learned: all between a prompt's end and the next question. Each range begins where a prompt ends.
     pub trained: Vec<Range<usize>>,
 }
 
@@ -86,8 +86,9 @@ const COMPAT: &str = ":compat";
 /// A conversation template.
 ///
 /// `NAME:compat` renders and masks as the released code does where that is a mistake: `llama_3` gives the assistant the
-/// system's header and ends turns with `<|end_of_text|>`; `v0` and its kin train on another text than they prompt with, cues
-/// included; a blank between `ASSISTANT:` and the answer is learned where it is a token of its own.
+/// system's header and ends turns with `<|end_of_text|>`; `llama_3` and `mistral` write the start token into the text, though
+/// the tokenizer puts one in front, too; `v0` and its kin train on another text than they prompt with, cues included; of two
+/// adjacent image marks in a record, the second has a space before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     row: &'static Row,
@@ -140,6 +141,11 @@ impl Template {
         self.row.style == Style::Plain
     }
 
+    /// Whether the released code's mistakes are repeated.
+    pub fn is_compat(&self) -> bool {
+        self.compat
+    }
+
     /// The special token that ends an answer, which the tokenizer must know.
     pub fn end_token(&self) -> Option<&'static str> {
         match self.row.style {
@@ -174,20 +180,27 @@ impl Template {
         for (index, exchange) in exchanges.iter().enumerate() {
             self.push(&mut rendered, index, exchange);
         }
-        if self.row.style == Style::Llama3 && !self.compat && !exchanges.is_empty() {
+        if let (Style::Llama3, false, Some(last)) = (self.row.style, self.compat, rendered.trained.last_mut()) {
             rendered.text += "<|end_of_text|>";
+            last.end = rendered.text.len();
         }
         rendered
     }
 
     /// The text that asks `question` after the `history` and lets the model answer.
     pub fn prompt(&self, history: &[Exchange], question: &str) -> String {
+        self.ask(history, question).text
+    }
+
+    /// The same as [`Template::prompt`], with the answers of the history.
+    pub fn ask(&self, history: &[Exchange], question: &str) -> Rendered {
         let mut rendered = Rendered::default();
         let opening = Exchange { question: texts::ENERGY_QUESTION.into(), answer: texts::ENERGY_ANSWER.into() };
         let opening = self.row.demonstrates.then_some(&opening);
         let before = opening.into_iter().chain(history).enumerate();
         let count = before.map(|(index, exchange)| self.push(&mut rendered, index, exchange)).count();
-        rendered.text + &self.opening(count, question)
+        rendered.text += &self.opening(count, question);
+        rendered
     }
 
     fn push(&self, rendered: &mut Rendered, index: usize, exchange: &Exchange) {
@@ -200,9 +213,9 @@ impl Template {
             Style::Plain => ("", "\n"),
         };
         rendered.text += &self.opening(index, &exchange.question);
-        let before = rendered.text.len();
+        // What a prompt does not give must be learned: the blank, too, where it is a token of its own.
+        let start = rendered.text.len();
         rendered.text += blank;
-        let start = if self.compat { before } else { rendered.text.len() };
         rendered.text += &exchange.answer;
         rendered.text += end;
         rendered.trained.push(start..rendered.text.len());
@@ -216,7 +229,7 @@ impl Template {
         }
     }
 
-    /// Everything of exchange `index` up to where the answer (or the space before it) begins.
+    /// Everything of exchange `index` that a prompt gives.
     fn opening(&self, index: usize, question: &str) -> String {
         let (first, question, system) = (index == 0, self.with_tags(question), &*self.system);
         // An empty system prompt has no turn, but leaves its separator in the styles without headers, as in training.
@@ -227,7 +240,8 @@ impl Template {
             Style::Two => format!("{}USER: {question} ASSISTANT:", before(format!("{system} "))),
             Style::Single => format!("{}Human: {question}{end}Assistant:", before(format!("{system}{end}"))),
             Style::Llama2 | Style::Mistral => {
-                let begin = if first { "" } else { "<s>" };
+                let doubled = self.compat && self.row.style == Style::Mistral;
+                let begin = if first && !doubled { "" } else { "<s>" };
                 format!("{begin}[INST] {}{question} [/INST]", turn(format!("<<SYS>>\n{system}\n<</SYS>>\n\n")))
             }
             Style::Mpt => {
@@ -237,7 +251,8 @@ impl Template {
             Style::Llama3 => {
                 let header = |role: &str| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
                 let assistant = if self.compat { "system" } else { "assistant" };
-                let system = turn(format!("{}{system}{end}", header("system")));
+                let begin = if self.compat { "<|begin_of_text|>" } else { "" };
+                let system = turn(format!("{begin}{}{system}{end}", header("system")));
                 format!("{system}{}{question}{end}{}", header("user"), header(assistant))
             }
             Style::Plain => IMAGE_MARK.repeat(question.matches(IMAGE_MARK).count()),

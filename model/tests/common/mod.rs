@@ -2,6 +2,8 @@
 #![allow(dead_code)]
 
 pub mod fuzz;
+#[path = "../../../tests/hostile_json.rs"]
+pub mod hostile_json;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,7 +11,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use vila_model::tokenizer::place_images;
 use vila_model::weights::{RawTensor, parse, write_safetensors};
+use vila_model::{Score, Vila, score_ids};
 
 /// Counts what the current thread allocates.
 pub struct Counting;
@@ -50,6 +54,14 @@ pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     PEAK.set(before);
     let result = work();
     (result, PEAK.get().saturating_sub(before))
+}
+
+/// Scores a continuation that is tokenized by itself, as the golden files have it.
+pub fn score_apart(vila: &Vila, prompt: &str, continuation: &str, images: &[PathBuf]) -> Score {
+    let prompt = place_images(prompt, images.len()).expect("marks");
+    let prompt = vila.tokenizer.encode_prompt(&prompt).expect("prompt");
+    let tokens = vila.tokenizer.encode(continuation).expect("continuation");
+    score_ids(vila, prompt, tokens, vila.load_images(images).expect("images")).expect("score")
 }
 
 /// The repository's fixtures.

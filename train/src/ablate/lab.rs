@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use serde::de::DeserializeOwned;
 use vila_engine::Backend;
 use vila_model::Vila;
 
@@ -33,6 +34,23 @@ const PROBED: usize = 64;
 /// Points of a stage's loss curve.
 const LOSSES: usize = 50;
 
+/// A result that an earlier run wrote, if there is one.
+///
+/// # Errors
+/// A file of this name that is no such result: it is somebody's, and would be replaced.
+fn read_own<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match vila_files::read(path, vila_files::MAX_CONFIG) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(Error::io(path))?,
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::OutputDirectory {
+        path: path.to_path_buf(),
+        problem: format!(
+            "is no result of this program ({error}), which writes a file of this name; move it, or choose another --out"
+        ),
+    })
+}
+
 /// Everything that cells share.
 pub(super) struct Lab<'a> {
     pub(super) options: &'a AblateOptions,
@@ -52,7 +70,7 @@ impl<'a> Lab<'a> {
         let chain = Chain::new(cell, world, self.options)?;
         let hash = format!("{}-{VERSION}-{}", chain.keys.last().map_or("", String::as_str), self.options.questions);
         let path = self.options.out.join("cells").join(format!("{}-seed-{}.json", cell.name, world.seed));
-        let found = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<CellResult>(&bytes).ok());
+        let found: Option<CellResult> = read_own(&path)?;
         if let Some(found) = found.filter(|found| found.hash == hash) {
             return Ok(found);
         }
@@ -71,7 +89,7 @@ impl<'a> Lab<'a> {
         let _held = own.lock().unwrap_or_else(PoisonError::into_inner);
         let (name, dir) = (&chain.recipe.stage[stage].name, world.dir.join(chain.folder(stage)));
         let done = dir.join("stage.json");
-        let found = std::fs::read(&done).ok().and_then(|bytes| serde_json::from_slice::<StageResult>(&bytes).ok());
+        let found: Option<StageResult> = read_own(&done)?;
         let asked = |found: &StageResult| {
             let evaluation = found.evaluation.as_ref();
             evaluation.is_none_or(|made| made.version == VERSION && made.questions == self.options.questions)

@@ -10,8 +10,7 @@ use super::AblateOptions;
 use crate::data::tokens::hex;
 use crate::recipe::SourceSpec;
 use crate::sources::open_source;
-use crate::toy::{CorpusOptions, Digits, train_tokenizer, write_corpus, write_worded_text};
-use crate::whole_file::write_whole;
+use crate::toy::{CorpusOptions, Digits, WorldFolder, WorldState, train_tokenizer, write_corpus, write_worded_text};
 use crate::{Error, Result};
 
 /// The folder of a seed.
@@ -32,21 +31,19 @@ impl World {
         let sizes = CorpusOptions { seed, ..options.corpus.clone() };
         let made_of = json!({"digits": hex(digits.fingerprint()), "options": sizes, "worded": options.worded});
         let identity = format!("{made_of:#}\n");
-        let (corpus, marker) = (dir.join("corpus"), dir.join("corpus/identity.json"));
-        match std::fs::read_to_string(&marker) {
-            Ok(found) if found == identity => {}
-            Ok(_) => {
+        let (corpus, folder) =
+            (dir.join("corpus"), WorldFolder { dir: dir.join("corpus"), identity: identity.clone() });
+        match folder.state()? {
+            WorldState::Same => {}
+            WorldState::Other => {
                 let problem = "holds other corpora; choose another --out, or remove it".to_string();
                 return Err(Error::OutputDirectory { path: dir, problem });
             }
-            Err(_) => {
-                std::fs::create_dir_all(&corpus).map_err(Error::io(&corpus))?;
-                let written = write_corpus(&digits, &sizes, &corpus)?;
-                write_worded_text(&digits, &sizes, options.worded, &corpus)?;
-                train_tokenizer(&written.text_files, corpus.join("tokenizer.json"))?;
-                // Last, so that an interrupted writing starts again.
-                write_whole(&marker, identity.as_bytes())?;
-            }
+            WorldState::Absent => folder.write(|corpus| {
+                let written = write_corpus(&digits, &sizes, corpus)?;
+                write_worded_text(&digits, &sizes, options.worded, corpus)?;
+                Ok(train_tokenizer(&written.text_files, corpus.join("tokenizer.json"))?)
+            })?,
         }
         let tokenizer = Tokenizer::from_file(&corpus.join("tokenizer.json"))?;
         Ok(World { dir, seed, identity, tokenizer, ingesting: Mutex::new(()) })

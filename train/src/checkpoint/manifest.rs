@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -60,10 +59,15 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The files that are missing or are not what was written.
+    pub(super) fn damaged<'a>(&'a self, dir: &'a Path) -> impl Iterator<Item = (&'a String, &'a FileEntry)> {
+        self.files.iter().filter(|(name, entry)| hash_file(&dir.join(name)).map_or(true, |found| found != **entry))
+    }
+
     /// Reads the manifest alone.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        let text = std::fs::read(&path).map_err(|error| unreadable(&path, error))?;
+        let text = vila_files::read(&path, vila_files::MAX_CONFIG).map_err(|error| unreadable(&path, error))?;
         let manifest: Manifest =
             serde_json::from_slice(&text).map_err(|error| Error::checkpoint(&path, format!("damaged: {error}")))?;
         if manifest.version != VERSION || manifest.files.is_empty() {
@@ -82,7 +86,7 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
 }
 
 fn hash_file(path: &Path) -> std::io::Result<FileEntry> {
-    let (mut file, mut hash, mut bytes) = (File::open(path)?, Sha256::new(), 0);
+    let (mut file, mut hash, mut bytes) = (vila_files::open(path)?, Sha256::new(), 0);
     let mut chunk = vec![0; 1 << 20];
     loop {
         match file.read(&mut chunk)? {

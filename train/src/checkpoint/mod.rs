@@ -1,8 +1,10 @@
 //! Checkpoints of a run: the public three-folder layout plus `trainer/`, written beside the training path, whole or not at
 //! all, and checked before they are trusted.
 
+mod folder;
 mod manifest;
 mod moments;
+mod repair;
 mod snapshot;
 mod write;
 
@@ -17,15 +19,18 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use vila_engine::DType;
 use vila_model::VilaConfig;
+use vila_model::image::ImageProcessor;
 use vila_model::weights::{Component, RawTensor};
 
-use crate::faults;
-use crate::recipe::CheckpointSpec;
+use crate::recipe::Recipe;
 use crate::{Error, Result};
-use write::{Snapshot, Written, flush, write_files};
+use folder::Folder;
+use write::{Snapshot, Written};
 
+pub(crate) use folder::discard;
 pub use manifest::{FileEntry, MANIFEST, Manifest};
 pub use moments::load_moments;
+pub use repair::Rebuild;
 
 /// Where a run stands.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -56,6 +61,8 @@ pub struct TrainerState {
     pub finished: Vec<StageReport>,
 }
 
+/// Where it lies in a checkpoint.
+pub const STATE: &str = "trainer/state.json";
 /// The current version of [`TrainerState`].
 pub const STATE_VERSION: u32 = 2;
 
@@ -75,6 +82,15 @@ impl TrainerState {
             data: String::new(),
             progress: StageReport::default(),
             finished: Vec::new(),
+        }
+    }
+
+    /// The name of the checkpoint that holds it.
+    pub fn checkpoint_name(&self) -> Option<String> {
+        match (self.step, self.finished.last()) {
+            (0, Some(done)) => Some(done.name.clone()),
+            (0, None) => None,
+            _ => Some(step_name(&self.progress.name, self.global_step)),
         }
     }
 
@@ -113,8 +129,8 @@ pub struct Carried {
     pub extras: BTreeMap<String, RawTensor>,
     /// `tokenizer.json`.
     pub tokenizer: Vec<u8>,
-    /// `preprocessor_config.json`.
-    pub preprocessor: serde_json::Value,
+    /// How images become pixels.
+    pub processor: ImageProcessor,
     /// The resolved recipe, for people.
     pub recipe: String,
 }
@@ -129,45 +145,24 @@ pub struct Checkpoints {
     seconds: Arc<Mutex<f64>>,
 }
 
-#[derive(Clone)]
-struct Folder {
-    out: PathBuf,
-    spec: CheckpointSpec,
-}
-
-const FOLDER: &str = "checkpoints";
-const LATEST: &str = "latest";
-/// Prefix of directories that are being written,
-const PARTIAL: &str = ".partial-";
-/// that make room for a new one of the same name,
-const DISPLACED: &str = ".displaced-";
-/// and that failed their check; they go when a newer one is whole.
-const DAMAGED: &str = ".damaged-";
-
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Checkpoints {
-    /// The checkpoints under `out`; clears up after an interrupted save.
-    pub fn open(out: &Path, spec: &CheckpointSpec) -> Result<Self> {
-        let folder = Folder { out: out.to_path_buf(), spec: spec.clone() };
-        fs::create_dir_all(folder.all()).map_err(Error::io(folder.all()))?;
-        for path in folder.list()? {
-            let name = name_of(&path);
-            if name.starts_with(PARTIAL) {
-                remove(&path)?;
-            } else if let Some(name) = name.strip_prefix(DISPLACED) {
-                let target = folder.dir(name);
-                if target.exists() { remove(&path)? } else { fs::rename(&path, &target).map_err(Error::io(&target))? }
-            }
-        }
-        Ok(Checkpoints { folder, last: Arc::default(), writing: Mutex::default(), seconds: Arc::default() })
+    /// The checkpoints of a recipe's run; clears up after an interrupted save.
+    ///
+    /// # Errors
+    /// Something that this run did not make stands where it would have to write.
+    pub fn open(recipe: &Recipe) -> Result<Self> {
+        let checkpoints = Self::elsewhere(recipe);
+        checkpoints.folder.clear_up()?;
+        Ok(checkpoints)
     }
 
     /// Those of a run whose directory another rank keeps.
-    pub(crate) fn elsewhere(out: &Path) -> Self {
-        let folder = Folder { out: out.to_path_buf(), spec: CheckpointSpec::default() };
+    pub(crate) fn elsewhere(recipe: &Recipe) -> Self {
+        let folder = Folder::new(recipe);
         Checkpoints { folder, last: Arc::default(), writing: Mutex::default(), seconds: Arc::default() }
     }
 
@@ -176,14 +171,17 @@ impl Checkpoints {
         self.folder.dir(name)
     }
 
-    /// The newest checkpoint that is whole, if there is one: `latest` first, then by steps done. Those that are not are
-    /// warned of and put aside.
+    /// The newest checkpoint that is whole, if there is one: `latest` first, then by steps done. Damaged files are repaired from
+    /// another copy or by `rebuild`, which makes the weights that a component had when the run began; a checkpoint that stays
+    /// damaged is warned of, passed over and left as it is.
     ///
     /// # Errors
-    /// A checkpoint of another version of this program, or one that cannot be read: it is nobody's to put aside.
-    pub fn newest(&self) -> Result<Option<PathBuf>> {
+    /// A checkpoint of another version of this program, or one that cannot be read. There are checkpoints, but none is whole:
+    /// a run does not start again by itself.
+    pub fn newest(&self, rebuild: Rebuild) -> Result<Option<PathBuf>> {
+        let mut damaged = Vec::new();
         for dir in self.folder.candidates()? {
-            match check(&dir) {
+            match check(&dir).or_else(|error| self.folder.repair(&dir, error, rebuild)) {
                 Err(error @ (Error::Io { .. } | Error::Version { .. })) => return Err(error),
                 Ok(manifest) => {
                     *held(&self.last) = Some(Written { dir: dir.clone(), manifest });
@@ -191,15 +189,19 @@ impl Checkpoints {
                 }
                 Err(error) => {
                     tracing::warn!("checkpoint {} is damaged and passed over: {error}", dir.display());
-                    let aside = self.folder.dir(&format!("{DAMAGED}{}", name_of(&dir)));
-                    if aside.exists() {
-                        remove(&aside)?;
-                    }
-                    fs::rename(&dir, &aside).map_err(Error::io(&dir))?;
+                    damaged.push(error.to_string());
                 }
             }
         }
-        Ok(None)
+        if damaged.is_empty() {
+            return Ok(None);
+        }
+        let problem = format!(
+            "no checkpoint of the run is whole, and none was changed or removed: {}. Restore these files from a backup, or \
+             begin again with --restart, which discards them",
+            damaged.join("; ")
+        );
+        Err(Error::OutputDirectory { path: self.folder.all(), problem })
     }
 
     /// Whether a save is under way.
@@ -256,7 +258,7 @@ impl Checkpoints {
     /// [`Error::Save`] if it failed; the checkpoints before are untouched.
     pub fn finish(&self) -> Result<()> {
         let thread = held(&self.writing).take();
-        let panicked = |_| Error::checkpoint(&self.folder.out, "the thread that saves ended early");
+        let panicked = |_| Error::checkpoint(self.folder.all(), "the thread that saves ended early");
         thread.map_or(Ok(()), |thread| thread.join().map_err(panicked)?)
     }
 }
@@ -269,105 +271,6 @@ impl Drop for Checkpoints {
     }
 }
 
-impl Folder {
-    fn all(&self) -> PathBuf {
-        self.out.join(FOLDER)
-    }
-
-    fn dir(&self, name: &str) -> PathBuf {
-        self.all().join(name)
-    }
-
-    fn list(&self) -> Result<Vec<PathBuf>> {
-        let all = self.all();
-        let entries = fs::read_dir(&all).map_err(Error::io(&all))?;
-        entries.map(|entry| Ok(entry.map_err(Error::io(&all))?.path())).collect()
-    }
-
-    /// Directories that may be whole checkpoints, the best first.
-    fn candidates(&self) -> Result<Vec<PathBuf>> {
-        let link = self.out.join(LATEST);
-        let latest = match fs::read_link(&link) {
-            Ok(target) => Some(self.out.join(target)).filter(|dir| dir.is_dir()),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(Error::io(&link)(error)),
-        };
-        let others = self.list()?.into_iter().filter(|path| !name_of(path).starts_with('.') && path.is_dir());
-        let step = |dir: &PathBuf| Manifest::read(dir).map_or(0, |manifest| manifest.global_step);
-        let mut others: Vec<PathBuf> = others.filter(|dir| Some(dir) != latest.as_ref()).collect();
-        others.sort_by_cached_key(|dir| std::cmp::Reverse(step(dir)));
-        Ok(latest.into_iter().chain(others).collect())
-    }
-
-    /// Writes a checkpoint under a temporary name, flushes it, renames it and lets `latest` point to it.
-    fn write(&self, snapshot: Snapshot, before: Option<&Written>) -> Result<Written> {
-        let pass = |point| faults::pass(point).map_err(Error::io(self.all()));
-        pass(faults::SAVE_BEGIN)?;
-        let name = snapshot.name.clone();
-        let [partial, displaced] = [PARTIAL, DISPLACED].map(|prefix| self.dir(&format!("{prefix}{name}")));
-        let dir = self.dir(&name);
-        let finish = || -> Result<Written> {
-            let manifest = write_files(&partial, snapshot, before)?;
-            if dir.exists() {
-                pass(faults::SAVE_DISPLACE)?;
-                fs::rename(&dir, &displaced).map_err(Error::io(&displaced))?;
-            }
-            pass(faults::SAVE_RENAME)?;
-            fs::rename(&partial, &dir).map_err(Error::io(&dir))?;
-            flush(&self.all())?;
-            Ok(Written { dir: dir.clone(), manifest })
-        };
-        let written = finish().inspect_err(|_| {
-            // A full disk has room again, and what was displaced is back.
-            let _ = fs::remove_dir_all(&partial);
-            let _ = if dir.exists() { Ok(()) } else { fs::rename(&displaced, &dir) };
-        })?;
-        pass(faults::SAVE_LATEST)?;
-        self.point_latest(&name)?;
-        if displaced.exists() {
-            remove(&displaced)?;
-        }
-        self.prune(&name)?;
-        pass(faults::SAVE_DONE)?;
-        Ok(written)
-    }
-
-    fn point_latest(&self, name: &str) -> Result<()> {
-        let (link, next) = (self.out.join(LATEST), self.out.join(".latest.next"));
-        match fs::remove_file(&next) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(&next)(error)),
-            _ => {}
-        }
-        std::os::unix::fs::symlink(Path::new(FOLDER).join(name), &next).map_err(Error::io(&next))?;
-        fs::rename(&next, &link).map_err(Error::io(&link))?;
-        flush(&self.out)
-    }
-
-    /// Removes all but the newest checkpoints inside stages; those at stage ends and the permanent ones stay.
-    fn prune(&self, newest: &str) -> Result<()> {
-        let mut inside: Vec<(u64, PathBuf)> = Vec::new();
-        let permanent = |step: u64| self.spec.permanent > 0 && step.is_multiple_of(self.spec.permanent);
-        for path in self.list()? {
-            let name = name_of(&path);
-            if name.starts_with(DAMAGED) {
-                remove(&path)?;
-            } else if let (true, Some((_, step))) = (name != newest, name.rsplit_once('@'))
-                && let Ok(step) = step.parse()
-                && !permanent(step)
-            {
-                inside.push((step, path));
-            }
-        }
-        inside.sort();
-        let surplus = (inside.len() + 1).saturating_sub(self.spec.keep.max(1));
-        for (_, path) in inside.into_iter().take(surplus) {
-            faults::pass(faults::SAVE_PRUNE).map_err(Error::io(&path))?;
-            remove(&path)?;
-        }
-        Ok(())
-    }
-}
-
 /// Whether a checkpoint is whole. One without a manifest may be of an earlier version, which had none.
 fn check(dir: &Path) -> Result<Manifest> {
     let manifest = Manifest::verify(dir);
@@ -377,22 +280,14 @@ fn check(dir: &Path) -> Result<Manifest> {
     }
 }
 
-fn remove(dir: &Path) -> Result<()> {
-    fs::remove_dir_all(dir).map_err(Error::io(dir))
-}
-
 /// Name of a checkpoint inside a stage, by steps done in the run.
 pub fn step_name(stage: &str, global_step: u64) -> String {
     format!("{stage}@{global_step:07}")
 }
 
-fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
 /// Reads a checkpoint's trainer state.
 pub fn load_state(dir: &Path) -> Result<TrainerState> {
-    let path = dir.join("trainer/state.json");
+    let path = dir.join(STATE);
     let text = match fs::read_to_string(&path) {
         // Bytes that are no text, and a file that is not there, are damage.
         Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {

@@ -1,4 +1,3 @@
-use std::fs;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -36,7 +35,7 @@ fn place(range: &ParamRange, dtype: DType) -> std::ops::Range<usize> {
 /// Reads moments back into an optimizer for the same parameters, on however many ranks.
 pub fn load_moments(dir: &Path, backend: &dyn Backend, store: &ParamStore, optimizer: &mut Optimizer) -> Result<()> {
     let path = dir.join("trainer/moments.safetensors");
-    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    let bytes = vila_files::map(&path).map_err(Error::io(&path))?;
     let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|error| {
         Error::checkpoint(&path, format!("damaged: {error}; remove this checkpoint and resume from an older one"))
     })?;

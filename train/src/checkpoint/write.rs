@@ -77,10 +77,7 @@ fn link(name: &str, path: &Path, before: Option<&Written>) -> Result<FileEntry> 
     let missing = || Error::checkpoint(path, "no checkpoint before has these weights");
     let before = before.ok_or_else(missing)?;
     let (from, entry) = (before.dir.join(name), before.manifest.files.get(name).ok_or_else(missing)?);
-    if fs::hard_link(&from, path).is_err() {
-        fs::copy(&from, path).map_err(Error::io(&from))?;
-        flush(path)?;
-    }
+    vila_files::link(&from, path).map_err(Error::io(&from))?;
     Ok(entry.clone())
 }
 
@@ -102,7 +99,7 @@ struct HashingFile {
 
 impl HashingFile {
     fn create(path: &Path) -> io::Result<Self> {
-        Ok(HashingFile { file: File::create(path)?, hash: Sha256::new(), bytes: 0 })
+        Ok(HashingFile { file: vila_files::create(path)?, hash: Sha256::new(), bytes: 0 })
     }
 
     fn finish(self) -> io::Result<FileEntry> {

@@ -3,8 +3,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::train::stop_flag;
-use super::{Failure, Outcome, Usage, print, print_json};
+use super::{Failure, Outcome, Usage, path_json, print, print_json};
 use crate::ablate::{AblateOptions, Ablated, ablate};
 use crate::open_device;
 use crate::run::RunOptions;
@@ -68,7 +67,7 @@ pub(super) fn run(arguments: AblateArguments) -> Result<Outcome, Failure> {
         sets: arguments.sets,
         questions: usize::try_from(arguments.questions)?,
         command: command_line(),
-        run: RunOptions { stop: stop_flag()?, quiet: true, ..RunOptions::default() },
+        run: RunOptions { stop: crate::stop::listen()?, quiet: true, ..RunOptions::default() },
         ..AblateOptions::new(arguments.out.unwrap_or_else(|| default_out.into()))
     };
     let unknown = options.cells.iter().find(|name| !crate::ablate::CELLS.iter().any(|cell| cell.name == **name));
@@ -91,13 +90,14 @@ fn name_is_cuda(name: &str) -> bool {
 
 /// As it was typed, without the program's folder.
 fn command_line() -> String {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     format!("vila {}", arguments.join(" "))
 }
 
 fn summary(done: &Ablated) -> serde_json::Value {
     let verdicts = done.verdicts.iter().map(|(finding, verdict)| json!({"finding": finding.title, "verdict": verdict}));
-    json!({"page": done.page, "json": done.json, "verdicts": verdicts.collect::<Vec<_>>()})
+    json!({"page": path_json(&done.page), "json": path_json(&done.json), "verdicts": verdicts.collect::<Vec<_>>()})
 }
 
 fn text(done: &Ablated) -> String {

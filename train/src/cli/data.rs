@@ -58,8 +58,11 @@ pub(super) struct IngestArguments {
     #[arg(long)]
     out: PathBuf,
     /// Folder of the images; by default beside the raw files.
-    #[arg(long)]
+    #[arg(long, visible_alias = "image-root")]
     images: Option<PathBuf>,
+    /// Take images from outside that folder, too: absolute paths, `..`, links that lead out of it.
+    #[arg(long)]
+    images_anywhere: bool,
     /// Conversation template (llava).
     #[arg(long)]
     template: Option<String>,
@@ -75,12 +78,15 @@ pub(super) struct IngestArguments {
     /// Images kept per document, 0 for all (mmc4).
     #[arg(long)]
     max_images: Option<usize>,
-    /// Cut documents to this many positions.
+    /// Most positions of a document.
     #[arg(long, requires = "tokens_per_image")]
     max_tokens: Option<usize>,
     /// Positions that one image counts for in --max-tokens.
     #[arg(long)]
     tokens_per_image: Option<usize>,
+    /// cut | skip | stop, on a document of more positions.
+    #[arg(long, requires = "max_tokens", default_value = "cut")]
+    too_long: String,
     /// stop | skip, on a record that cannot be used.
     #[arg(long, default_value = "stop")]
     on_error: String,
@@ -124,10 +130,14 @@ fn run_ingest(arguments: IngestArguments) -> Result<(), Failure> {
     let limit = arguments.max_tokens.zip(arguments.tokens_per_image);
     let options = IngestOptions {
         image_root: arguments.images,
+        images_anywhere: arguments.images_anywhere,
+        too_long: arguments.too_long.parse().map_err(Usage::of)?,
         max_tokens: limit.map(|(tokens, per_image)| TokenLimit { tokens, per_image }),
         on_error,
         ..IngestOptions::new(format, arguments.input, arguments.out)
     };
-    let report = ingest(&options, &IngestTokenizer::from_file(&arguments.tokenizer)?)?;
+    let tokenizer = IngestTokenizer::from_file(&arguments.tokenizer)?;
+    crate::stop::listen()?;
+    let report = ingest(&options, &tokenizer).map_err(crate::Error::from)?;
     if arguments.json { print_json(&ingest_json(&report)) } else { print(&ingest_text(&report)) }
 }

@@ -5,7 +5,8 @@ use clap::builder::PossibleValuesParser;
 use vila_model::Vila;
 use vila_model::image::GeometryMode;
 
-use super::{Failure, Outcome, device, print, print_json};
+use super::generate::template;
+use super::{Failure, Outcome, device, path_json, print, print_json};
 use crate::evaluation::few_shot::{Arrangement, Choice};
 use crate::evaluation::harness::{EvalOptions, Evaluation, Shard, evaluate};
 use crate::evaluation::tasks::{TASKS, Task, TaskFiles};
@@ -52,7 +53,8 @@ pub(super) struct EvalArguments {
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Conversation template in place of the benchmark's.
+    /// Conversation template; that which the checkpoint was trained with if left out, and the benchmark's if the
+    /// checkpoint names none.
     #[arg(long)]
     template: Option<String>,
     /// Answers only part I of N, from 0; the run that answers the last question writes the results. Processes started
@@ -88,7 +90,11 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         data,
         demonstrations: true,
     });
+    let template = arguments.template.as_deref().map(|name| template(name, None)).transpose()?;
     let launch = crate::ranks::launch(|name| std::env::var(name).ok())?;
+    if let Some(note) = crate::ranks::batch_script_note(|name| std::env::var(name).ok()) {
+        say(note);
+    }
     let shard = arguments.shard.or(launch.as_ref().map(|launch| Shard { index: launch.rank, count: launch.world }));
     let name = match (arguments.device, &launch) {
         (Some(name), Some(launch)) if name == "cuda" => Some(format!("cuda:{}", launch.local_rank)),
@@ -112,7 +118,7 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         arrangement: arguments.arrangement,
         choice: arguments.choose,
         seed: arguments.seed,
-        template: arguments.template,
+        template,
         shard: shard.unwrap_or(Shard::WHOLE),
         image_mode: format!("{:?}", vila.processor.mode()).to_lowercase(),
     };
@@ -126,7 +132,8 @@ pub(super) fn eval(arguments: EvalArguments) -> Result<Outcome, Failure> {
         Evaluation::Done { report, written } => {
             let result = report.map_or(serde_json::Value::Null, |report| report.json());
             if arguments.json {
-                print_json(&serde_json::json!({ "task": task.name, "result": result, "files": written }))?;
+                let files: Vec<_> = written.iter().map(|path| path_json(path)).collect();
+                print_json(&serde_json::json!({ "task": task.name, "result": result, "files": files }))?;
             } else {
                 let files: String = written.iter().map(|path| format!("{}\n", path.display())).collect();
                 print(&format!("{}\n{files}", serde_json::to_string_pretty(&result)?))?;

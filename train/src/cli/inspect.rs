@@ -32,7 +32,7 @@ pub(super) fn inspect(arguments: &InspectArguments) -> Result<Outcome, Failure> 
 
 fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
     let (config, layout) = VilaConfig::read(&arguments.dir)?;
-    let checkpoint = Checkpoint::open(&arguments.dir, layout)?;
+    let checkpoint = Checkpoint::open(&arguments.dir, layout)?.tying(config.llm.tied);
     let mut dtypes = serde_json::Map::new();
     let (mut count, mut elements) = (0u64, 0usize);
     for (_, dtype, shape) in checkpoint.tensors() {
@@ -51,11 +51,13 @@ fn facts(arguments: &InspectArguments) -> Result<Value, Failure> {
         "llm": config.llm.to_json(),
         "vision": config.vision.to_json(),
         "projector": config.projector.kind.name(),
+        "token_order": config.projector.kind.token_order(),
         "visual_expert": config.expert.is_some(),
         "lora": config.lora.as_ref().map(|lora| json!({
             "rank": lora.rank,
             "targets": lora.targets.iter().map(|target| target.name()).collect::<Vec<_>>(),
         })),
+        "template": config.template.as_ref().map(|template| template.name()),
         "select_layer": config.vision.select_layer,
         "tokens_per_image": config.tokens_per_image(),
         "tensors": count,
@@ -95,11 +97,17 @@ fn text(facts: &Value) -> String {
         facts["parameters"],
         facts["dtypes"]
     );
+    if let Some(order) = facts["token_order"].as_str() {
+        text += &format!("merged      tokens by {order}\n");
+    }
     if facts["visual_expert"] == true {
         text += "expert      its own weights for positions of images\n";
     }
     if let Some(rank) = facts["lora"].get("rank") {
         text += &format!("adapters    rank {rank}, beside {}\n", facts["lora"]["targets"]);
+    }
+    if let Some(template) = facts["template"].as_str() {
+        text += &format!("template    {template}\n");
     }
     match facts["problems"].as_str() {
         None => text += "weights     complete\n",

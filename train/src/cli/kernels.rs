@@ -9,7 +9,8 @@ use super::{Failure, Outcome, Usage, print};
 pub(super) enum KernelsCommand {
     /// Compiles every kernel to machine code, for a build with the feature `embed-kernels`.
     Build(BuildArguments),
-    /// Compiles every kernel for sm_80 and sm_90a and fails on spills, on warnings, and on budgets that are exceeded.
+    /// Compiles every kernel for sm_80 and sm_90a and fails on spills, and with the compiler that budgets are of on
+    /// warnings and budgets that are exceeded.
     Check(CheckArguments),
 }
 
@@ -44,6 +45,7 @@ fn build(arguments: &BuildArguments) -> Result<Outcome, Failure> {
             Usage(format!("--arch {wrong}: architectures are named sm_80, sm_90a and so on, from sm_80 up")).into()
         );
     }
+    std::fs::create_dir_all(&arguments.out).map_err(crate::Error::io(&arguments.out))?;
     let files = kernels::build(&arguments.arch, &arguments.out)?;
     // The build script runs in another folder.
     let out = arguments.out.canonicalize().map_err(crate::Error::io(&arguments.out))?;
@@ -58,10 +60,18 @@ fn build(arguments: &BuildArguments) -> Result<Outcome, Failure> {
 fn check(arguments: &CheckArguments) -> Result<Outcome, Failure> {
     let report = offline::check()?;
     if let Some(path) = &arguments.markdown {
-        std::fs::write(path, report.markdown()).map_err(crate::Error::io(path))?;
+        vila_files::write(path, report.markdown().as_bytes()).map_err(crate::Error::io(path))?;
     }
     let kernels: usize = report.files.iter().map(|file| file.instances.len()).sum();
     print(&format!("{kernels} kernels in {} files\n", report.files.len()))?;
+    if report.compiler != offline::COMPILER {
+        let ((major, minor), (own, own_minor)) = (report.compiler, offline::COMPILER);
+        print(&format!(
+            "NVRTC {major}.{minor}: budgets are of NVRTC {own}.{own_minor}, so what it does differently is no fault; differences: {}\n",
+            report.notes.len()
+        ))?;
+        report.notes.iter().try_for_each(|note| print(&format!("{note}\n")))?;
+    }
     if report.problems.is_empty() {
         return Ok(Outcome::Done);
     }

@@ -1,6 +1,6 @@
 //! The command line: arguments in, exit code out.
 //!
-//! 0 done; 1 failed; 2 wrong usage; 130 or 143 stopped by a signal after saving. Errors are one paragraph on stderr.
+//! 0 done; 1 failed; 2 wrong usage; 128 and a signal's number (130, 143) stopped by it after saving. Errors are one paragraph on stderr.
 
 mod ablate;
 mod bench;
@@ -27,14 +27,14 @@ mod train;
 mod tune;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use vila_engine::Backend;
 
-use crate::say::say;
+use crate::say::{self, LogLines, say};
 use crate::{DeviceError, open_device};
 
 /// Trains and runs VILA, a visual language model, without a deep learning framework.
@@ -120,7 +120,7 @@ pub fn main() -> ExitCode {
 pub fn process(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogLines).init();
     run(arguments)
 }
 
@@ -130,7 +130,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no errors: clap knows which is which.
-            let _ = error.print();
+            let text = error.render().to_string();
+            let _ = if error.use_stderr() { Ok(say(text.trim_end())) } else { say::print(&text) };
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
@@ -160,6 +161,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(Outcome::Stopped(signal)) => u8::try_from(128 + signal).unwrap_or(1),
         Err(error) => {
             if let Some(crate::Error::Interrupted(signal)) = error.downcast_ref::<crate::Error>() {
+                say(format_args!("stopped by signal {signal}; nothing was to be saved, and the same command goes on"));
                 return u8::try_from(128 + signal).unwrap_or(1);
             }
             say(format_args!("error: {error}"));
@@ -180,8 +182,7 @@ fn device(name: Option<&str>) -> Result<Arc<dyn Backend>, Failure> {
 
 /// Prints to stdout; a reader that went away ends the program quietly.
 fn print(text: &str) -> Result<(), Failure> {
-    use std::io::Write;
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match say::print(text) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => Ok(written?),
     }
@@ -189,6 +190,11 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{value}\n"))
+}
+
+/// A path in results; JSON has no place for bytes that are not text.
+fn path_json(path: &Path) -> serde_json::Value {
+    path.to_string_lossy().into()
 }
 
 fn shown(paths: &[PathBuf]) -> String {

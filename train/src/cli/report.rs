@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Outcome, print, print_json};
+use super::{Failure, Outcome, path_json, print, print_json};
 use crate::report;
 
 #[derive(Args)]
@@ -19,11 +19,11 @@ pub(super) struct ReportArguments {
 }
 
 pub(super) fn report(arguments: &ReportArguments) -> Result<Outcome, Failure> {
-    let output = arguments.output.clone().unwrap_or_else(|| arguments.run.join("report.html"));
+    let output = arguments.output.clone().unwrap_or_else(|| arguments.run.join(report::FILE));
     let written = report::write(&arguments.run, &output)?;
     if arguments.json {
         print_json(&json!({
-            "report": output,
+            "report": path_json(&output),
             "steps": written.steps,
             "charts": written.charts,
             "left_out": written.left_out,

@@ -4,16 +4,18 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::generate::placed;
 use super::model::ModelArguments;
 use super::{Failure, Outcome, print_json};
-use crate::json_lines::read_lines;
+use crate::records::{folder_of, read_all};
 use crate::whole_file::write_whole;
 
 #[derive(Args)]
 pub(super) struct ScoreArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// JSON lines of {"prompt", "continuation", "images"}.
+    /// JSON lines of {"prompt", "continuation", "images"}. Image paths are relative to the file's folder, or else to
+    /// the working directory.
     #[arg(long)]
     input: PathBuf,
     /// Where results go; stdout if left out.
@@ -31,11 +33,11 @@ struct ScoreLine {
 }
 
 pub(super) fn score(arguments: ScoreArguments) -> Result<Outcome, Failure> {
-    let lines = read_lines::<ScoreLine>(&arguments.input)?;
+    let (lines, folder) = (read_all::<ScoreLine>(&arguments.input)?, folder_of(&arguments.input));
     let vila = arguments.model.load()?;
     let mut results = String::new();
     for (number, line) in lines {
-        let score = vila_model::score(&vila, &line.prompt, &line.continuation, &line.images)
+        let score = vila_model::score(&vila, &line.prompt, &line.continuation, &placed(&folder, line.images))
             .map_err(|error| format!("{} line {number}: {error}", arguments.input.display()))?;
         let value = json!({
             "logprob": score.logprob,

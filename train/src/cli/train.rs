@@ -1,19 +1,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use vila_engine::Backend;
 
-use super::{Failure, Outcome, Usage, device, print, print_json, shown};
+use super::{Failure, Outcome, Usage, device, path_json, print, print_json, shown};
 use crate::quickstart::{Quickstart, QuickstartOptions};
 use crate::ranks::{self, Joined, Launch};
 use crate::recipe::Recipe;
 use crate::run::{RunOptions, RunReport, dry_run, train_as, train_on};
 use crate::say::say;
+use crate::stop;
 
 #[derive(Args)]
 pub(super) struct TrainArguments {
@@ -74,18 +73,6 @@ pub(super) struct QuickstartArguments {
     json: bool,
 }
 
-/// A flag that SIGINT and SIGTERM set to their number; a second one ends the program at once.
-pub(super) fn stop_flag() -> Result<Arc<AtomicUsize>, Failure> {
-    let flag = Arc::new(AtomicUsize::new(0));
-    for signal in [SIGINT, SIGTERM] {
-        let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&armed))?;
-        signal_hook::flag::register(signal, armed)?;
-        signal_hook::flag::register_usize(signal, Arc::clone(&flag), signal as usize)?;
-    }
-    Ok(flag)
-}
-
 pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
     let mut recipe = Recipe::read(&arguments.recipe, &arguments.sets)?;
     if let Some(out) = arguments.out.clone() {
@@ -97,6 +84,17 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
         return Err(
             Usage("--ranks: at least 1, and only where no launcher has started several processes".into()).into()
         );
+    }
+    if arguments.ranks > ranks::most_threads() {
+        let (wanted, most) = (arguments.ranks, ranks::most_threads());
+        return Err(Usage(format!(
+            "--ranks {wanted}: this machine takes {most} ranks at most, 8 for each of its cores; start more on other machines \
+             with torchrun, mpirun or srun"
+        ))
+        .into());
+    }
+    if let Some(note) = ranks::batch_script_note(|name| std::env::var(name).ok()) {
+        say(note);
     }
     if arguments.dry_run {
         let backend = device(arguments.device.as_deref())?;
@@ -110,7 +108,7 @@ pub(super) fn train(arguments: TrainArguments) -> Result<Outcome, Failure> {
     }
     let options = RunOptions {
         restart: arguments.restart,
-        stop: stop_flag()?,
+        stop: stop::listen()?,
         deadline,
         profile: arguments.profile,
         quiet: false,
@@ -151,7 +149,7 @@ fn train_launched(
     };
     let backend = device(name.as_deref())?;
     say(format_args!("rank {rank} of {world}, started by {launcher}, {meeting}"));
-    let Joined { collective, label } = ranks::join(launch, &*backend)?;
+    let Joined { collective, label } = ranks::join(launch, recipe, &*backend)?;
     say(format_args!("rank {rank} of {world}: {label}"));
     Ok(train_as(recipe, &arguments.recipe, backend, options, &*collective)?)
 }
@@ -187,7 +185,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn report_json(report: &RunReport) -> Value {
-    json!({"checkpoint": report.checkpoint, "stages": report.stages, "stopped_by": report.stopped_by})
+    json!({"checkpoint": path_json(&report.checkpoint), "stages": report.stages, "stopped_by": report.stopped_by})
 }
 
 pub(super) fn quickstart(arguments: QuickstartArguments) -> Result<Outcome, Failure> {
@@ -202,7 +200,7 @@ pub(super) fn quickstart(arguments: QuickstartArguments) -> Result<Outcome, Fail
         seed: arguments.seed,
         digits: arguments.digits,
         sets: arguments.sets,
-        run: RunOptions { restart: arguments.restart, stop: stop_flag()?, ..RunOptions::default() },
+        run: RunOptions { restart: arguments.restart, stop: stop::listen()?, ..RunOptions::default() },
     };
     let result = crate::quickstart::quickstart(&options, backend)?;
     if let Some(signal) = result.stopped_by {

@@ -26,6 +26,11 @@ pub trait Tokenize: Sync {
     /// Id of `<image>`, if the tokenizer knows it as a token of its own.
     fn image_token(&self) -> Option<u32>;
 
+    /// Whether text is tokenised behind this token as if it stood there alone: an added token.
+    fn is_added(&self, _token: u32) -> bool {
+        false
+    }
+
     /// Tokens of `text` with the byte ranges they cover. No token is added at either end; special tokens written out
     /// in the text become their ids.
     ///

@@ -50,6 +50,10 @@ impl Tokenize for IngestTokenizer {
         self.inner.image_token()
     }
 
+    fn is_added(&self, token: u32) -> bool {
+        self.inner.is_added(token)
+    }
+
     fn encode_with_offsets(&self, text: &str) -> Result<Vec<Span>, TokenizeError> {
         self.inner.encode_with_offsets(text).map_err(|error| TokenizeError(error.to_string()))
     }

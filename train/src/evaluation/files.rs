@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::json_lines::parse_lines;
+use crate::records;
 use crate::{Error, Result};
 
 /// One object of a file.
@@ -104,20 +104,12 @@ pub fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// Reads a text file; a byte order mark is not part of it.
+/// Reads a text file, in UTF-8 or UTF-16, packed with gzip or not; a byte order mark is not part of it.
 pub fn read_text(path: &Path) -> Result<String> {
-    let refused = |problem: &str| Err(Error::Data(format!("{}: {problem}", path.display())));
     if path.is_dir() {
-        return refused("is a folder; name a file in it");
+        return Err(Error::Data(format!("{}: is a folder; name a file in it", path.display())));
     }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    if bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(b"PK\x03\x04") {
-        return refused("is an archive; unpack it");
-    }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        Error::Data(format!("{}: not UTF-8 at byte {}", path.display(), error.utf8_error().valid_up_to()))
-    })?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+    records::read_text(path)
 }
 
 /// Reads a JSON file.
@@ -155,7 +147,7 @@ pub fn read_records(path: &Path, lists: &[&str]) -> Result<Vec<Record>> {
         Err(error) if text.trim_start().starts_with('[') || first_is_cut(&text) => {
             Err(Error::Data(format!("{name}: {error}")))
         }
-        _ => parse_lines(&text, path)?
+        _ => records::parse_all(&text, path)?
             .into_iter()
             .map(|(number, value)| Record::new(format!("{name} line {number}"), value))
             .collect(),

@@ -13,6 +13,7 @@ use vila_model::{GenerateOptions, Vila};
 use super::few_shot::{Arrangement, Choice, demonstrations, prompt};
 use super::files::read_text;
 use super::metrics::Report;
+use super::results::Results;
 use super::tasks::{Answer, Item, Style, Task, TaskFiles, with_shots};
 use crate::data::template::Template;
 use crate::data::tokens::hex;
@@ -26,7 +27,7 @@ pub trait Answerer {
     ///
     /// # Errors
     /// The prompt is too long or an image cannot be used.
-    fn generate(&self, prompt: &str, images: &[PathBuf], max_new_tokens: usize) -> Result<String>;
+    fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<String>;
 
     /// Log-likelihoods of A, B, C and D as the next word.
     ///
@@ -45,6 +46,11 @@ pub trait Answerer {
         usize::MAX
     }
 
+    /// The conversation template that it was trained with, if it says so.
+    fn template(&self) -> Option<Template> {
+        None
+    }
+
     /// A hash of everything that decides the answers, which go to the folder `out`.
     ///
     /// # Errors
@@ -53,16 +59,12 @@ pub trait Answerer {
 }
 
 impl Answerer for Vila {
-    fn generate(&self, prompt: &str, images: &[PathBuf], max_new_tokens: usize) -> Result<String> {
-        let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
-        Ok(vila_model::generate(self, prompt, images, &options)?.text)
+    fn generate(&self, prompt: &str, images: &[PathBuf], options: &GenerateOptions) -> Result<String> {
+        Ok(vila_model::generate(self, prompt, images, options)?.text)
     }
 
     fn letters(&self, prompt: &str) -> Result<[f64; 4]> {
-        // Some tokenizers put the space before a word into its token, some add it to a text's first word by themselves.
-        let (whole, alone) = (self.tokenizer.encode("Answer: A")?, self.tokenizer.encode("A")?);
-        let space = if whole.ends_with(&alone) { "" } else { " " };
-        let letters = ["A", "B", "C", "D"].map(|letter| format!("{space}{letter}"));
+        let letters = ["A", "B", "C", "D"].map(|letter| format!(" {letter}"));
         let mut logprobs = [0.0; 4];
         for (logprob, score) in logprobs.iter_mut().zip(vila_model::score_all(self, prompt, &letters, &[])?) {
             *logprob = score.logprob;
@@ -76,6 +78,10 @@ impl Answerer for Vila {
 
     fn context(&self) -> usize {
         self.config.llm.max_positions
+    }
+
+    fn template(&self) -> Option<Template> {
+        self.config.template.clone()
     }
 
     fn fingerprint(&self, out: &Path) -> Result<String> {
@@ -180,8 +186,8 @@ pub struct EvalOptions {
     pub choice: Choice,
     /// Of the draws.
     pub seed: u64,
-    /// The conversation's template; the authors' if none is given.
-    pub template: Option<String>,
+    /// The conversation's template; that of the model if none is given, and the authors' if it has none.
+    pub template: Option<Template>,
     /// Which part of the questions.
     pub shard: Shard,
     /// What the report says about image preprocessing.
@@ -211,18 +217,31 @@ struct Asked<'a> {
     item: &'a Item,
     prompt: String,
     images: Vec<PathBuf>,
+    /// What ends an answer in its template.
+    stop: Option<&'static str>,
 }
 
-fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result<Vec<Asked<'a>>> {
+fn choose_template(model: &dyn Answerer, options: &EvalOptions, few_shot: bool) -> Result<Template> {
+    if let Some(template) = options.template.clone() {
+        return Ok(template);
+    }
+    if let Some(template) = model.template() {
+        say(format_args!("template: {}, with which the model was trained", template.name()));
+        // Few-shot prompts have no system prompt in any template.
+        return Ok(if few_shot { template.with_system("") } else { template });
+    }
+    let authors = if few_shot { "vicuna_v1_nosys" } else { "vicuna_v1" };
+    Template::named(authors).map_err(|error| Error::Data(error.to_string()))
+}
+
+fn ask<'a>(model: &dyn Answerer, options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result<Vec<Asked<'a>>> {
     let style = options.task.style;
     let few_shot =
         matches!(style, Style::Question | Style::Caption) && (options.shots.is_some() || style == Style::Caption);
-    let default = if few_shot { "vicuna_v1_nosys" } else { "vicuna_v1" };
-    let name = options.template.as_deref().unwrap_or(default);
-    let template = Template::named(name).map_err(|error| Error::Data(error.to_string()))?;
+    let template = choose_template(model, options, few_shot)?;
     let asked = |item: &'a Item| {
         if matches!(style, Style::Text | Style::Letters) {
-            return Asked { item, prompt: item.text.clone(), images: Vec::new() };
+            return Asked { item, prompt: item.text.clone(), images: Vec::new(), stop: None };
         }
         let shots = options.shots.filter(|_| few_shot).unwrap_or(0);
         let shots = demonstrations(item, pool, shots, options.seed, options.choice);
@@ -234,7 +253,7 @@ fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result
                 template.prompt(&[], &(marks + &item.text))
             }
         };
-        Asked { item, prompt, images }
+        Asked { item, prompt, images, stop: template.stop() }
     };
     let marks = |asked: &Asked| asked.prompt.matches(vila_model::tokenizer::IMAGE_MARK).count();
     let asked: Vec<Asked> = items.iter().map(asked).collect();
@@ -255,28 +274,25 @@ fn ask<'a>(options: &EvalOptions, items: &'a [Item], pool: &'a [Item]) -> Result
 /// Files are missing or of another format; answers of another model or of other options are in the way; the model
 /// fails.
 pub fn evaluate(model: &dyn Answerer, options: &EvalOptions) -> Result<Evaluation> {
-    let out = &options.files.out;
+    let TaskFiles { data, out, .. } = &options.files;
+    std::fs::metadata(data).map_err(Error::io(data))?;
     std::fs::create_dir_all(out).map_err(Error::io(out))?;
     let items = read_items(options)?;
     let pool = read_pool(options)?;
-    let asked = ask(options, &items, &pool)?;
+    let asked = ask(model, options, &items, &pool)?;
     let header = header(model, options, &asked)?;
     let path = out.join(options.shard.file_name());
     let answered = open_answers(&path, &header)?;
     let mut file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
     let mut progress = Progress::new(options.task, options.shard.of(&asked).len());
     for asked in options.shard.of(&asked) {
-        let answer = match answered.get(&asked.item.id) {
-            Some(answer) => answer.clone(),
-            None => {
-                // A model's error knows neither file nor record.
-                let answer = answer(model, options, asked).map_err(|e| asked.item.record.error(&e.to_string()))?;
-                let line = answer_line(&answer) + "\n";
-                file.write_all(line.as_bytes()).map_err(Error::io(&path))?;
-                answer
-            }
-        };
-        progress.count(options.task.right(asked.item, &answer));
+        if !answered.contains_key(&asked.item.id) {
+            // A model's error knows neither file nor record.
+            let answer = answer(model, options, asked).map_err(|e| asked.item.record.error(&e.to_string()))?;
+            let line = answer_line(&answer) + "\n";
+            file.write_all(line.as_bytes()).map_err(Error::io(&path))?;
+        }
+        progress.count();
     }
     finish(options, &items, &header)
 }
@@ -360,10 +376,12 @@ fn open_answers(path: &Path, header: &Value) -> Result<HashMap<String, Answer>> 
     }
     let text = read_text(path)?;
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let answers = read_answers(path, whole, header)?;
+    // Only now is it known that the file is an evaluation's.
     if whole.len() < text.len() {
         write_whole(path, whole.as_bytes())?;
     }
-    read_answers(path, whole, header)
+    Ok(answers)
 }
 
 fn read_answers(path: &Path, text: &str, header: &Value) -> Result<HashMap<String, Answer>> {
@@ -396,7 +414,7 @@ fn answer_line(answer: &Answer) -> String {
 }
 
 fn answer(model: &dyn Answerer, options: &EvalOptions, asked: &Asked) -> Result<Answer> {
-    let task = options.task;
+    let EvalOptions { task, arrangement, .. } = options;
     let mut prompt = asked.prompt.clone();
     if matches!(task.style, Style::Letters | Style::Text) {
         let most = super::tasks::MOST_TOKENS.min(model.context().saturating_sub(task.max_new_tokens + 1));
@@ -408,9 +426,11 @@ fn answer(model: &dyn Answerer, options: &EvalOptions, asked: &Asked) -> Result<
         }
     }
     let logprobs = if task.style == Style::Letters { Some(model.letters(&prompt)?) } else { None };
-    let text = model.generate(&prompt, &asked.images, task.max_new_tokens)?;
+    let stop = asked.stop.map(String::from).into_iter().collect();
+    let options = GenerateOptions { max_new_tokens: task.max_new_tokens, stop, ..GenerateOptions::default() };
+    let text = model.generate(&prompt, &asked.images, &options)?;
     // A text that is continued goes on after its answer.
-    let line = match options.arrangement {
+    let line = match arrangement {
         Arrangement::OpenFlamingo if matches!(task.style, Style::Question | Style::Caption) => {
             text.trim_start().split('\n').next().unwrap_or("")
         }
@@ -439,8 +459,11 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
     if outcome.report.is_none() {
         let lacks = |(item, answer): &&(&Item, &Answer)| options.task.right(item, answer).is_none();
         let (name, lack, all) = (options.task.name, pairs.iter().filter(lacks).count(), items.len());
-        if lack < all {
-            say(format_args!("{name}: {lack} of {all} questions have no right answer here, so there is no score"));
+        match lack < all {
+            true => {
+                say(format_args!("{name}: {lack} of {all} questions have no right answer here, so there is no score"))
+            }
+            false => say(format_args!("{name}: there is no score here; its server or judge takes the submission file")),
         }
     }
     let summary = json!({
@@ -450,23 +473,16 @@ fn finish(options: &EvalOptions, items: &[Item], header: &Value) -> Result<Evalu
         "result": outcome.report.as_ref().map(Report::json),
     });
     let report = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
-    let mut written = Vec::new();
-    for (name, bytes) in outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]) {
-        let path = out.join(name);
-        let folder = path.parent().unwrap_or(out);
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        write_whole(&path, &bytes)?;
-        written.push(path);
-    }
+    let files: Vec<_> = outcome.files.into_iter().chain([("report.json".to_owned(), report.into_bytes())]).collect();
+    let written = Results::open(out)?.write(&files)?;
     Ok(Evaluation::Done { report: outcome.report, written })
 }
 
-/// Lines with a running score.
+/// Lines without a running score: metrics are of all answers, and what holds of some of them need not hold of all.
 struct Progress {
     name: &'static str,
     total: usize,
     done: usize,
-    scores: Vec<f64>,
     started: Instant,
     last_line: Instant,
 }
@@ -476,21 +492,16 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 impl Progress {
     fn new(task: &'static Task, total: usize) -> Self {
         let now = Instant::now();
-        Progress { name: task.name, total, done: 0, scores: Vec::new(), started: now, last_line: now }
+        Progress { name: task.name, total, done: 0, started: now, last_line: now }
     }
 
-    fn count(&mut self, score: Option<f64>) {
+    fn count(&mut self) {
         self.done += 1;
-        self.scores.extend(score);
         if self.done < self.total && self.last_line.elapsed() < LINE_EVERY {
             return;
         }
         self.last_line = Instant::now();
         let left = self.started.elapsed().as_secs_f64() / self.done as f64 * (self.total - self.done) as f64;
-        let score = match self.scores.len() {
-            0 => String::new(),
-            count => format!(" score {:.4}", self.scores.iter().sum::<f64>() / count as f64),
-        };
-        say(format_args!("{} {}/{}{score} left {left:.0} s", self.name, self.done, self.total));
+        say(format_args!("{} {}/{} left {left:.0} s", self.name, self.done, self.total));
     }
 }

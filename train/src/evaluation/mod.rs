@@ -10,6 +10,7 @@ pub mod files;
 pub mod harness;
 pub mod metrics;
 pub(crate) mod python;
+mod results;
 pub(crate) mod table;
 pub mod tasks;
 pub(crate) mod xlsx;

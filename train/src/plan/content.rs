@@ -59,7 +59,7 @@ impl Content {
     /// and shares.
     ///
     /// # Errors
-    /// Damaged records, a source without documents, or a document longer than the capacity or the context.
+    /// Damaged records, or a source without documents.
     pub fn of_records(stage: &StageSpec, shards: &Shards, config: &VilaConfig, seed: u64) -> Result<Self> {
         let lengths: Vec<(u64, f64)> =
             shards.iter().map(|(reader, held_out, share)| (reader.len().saturating_sub(*held_out), *share)).collect();
@@ -75,16 +75,14 @@ impl Content {
             for pick in order.range(index * stage.documents, stage.documents) {
                 records.push(shards[pick.source].0.record(pick.document)?);
             }
+            // Training cuts what is longer, or leaves it out.
+            let limit = stage.capacity.min(config.llm.max_positions);
             let length = |i: usize| {
                 let record = &records[i];
-                expanded_len(record.token_count as usize, record.image_count as usize, config.tokens_per_image())
+                let (tokens, images) = (record.token_count as usize, record.image_count as usize);
+                expanded_len(tokens, images, config.tokens_per_image()).min(limit)
             };
             let lengths: Vec<usize> = (0..records.len()).map(length).collect();
-            let limit = stage.capacity.min(config.llm.max_positions);
-            if let Some(longest) = lengths.iter().find(|&&length| length > limit) {
-                let problem = format!("a document of {longest} positions does not fit {limit}; raise `capacity`");
-                return Err(Error::Data(format!("stage {}: {problem}", stage.name)));
-            }
             for bin in pack(&lengths, stage.capacity) {
                 let sum = |of: &dyn Fn(usize) -> f64| bin.iter().map(|&i| of(i)).sum::<f64>();
                 let positions = sum(&|i| lengths[i] as f64);

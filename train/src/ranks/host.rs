@@ -15,8 +15,113 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
 /// and counts as dead after this long without a word.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
 
+/// Most bytes that a rank says in words: the longest is a recipe with the texts of its prompts.
+const MOST_SAID: usize = 16 << 20;
+
 /// Bytes on their way between ranks.
 pub type Message = Arc<Vec<u8>>;
+
+/// What ranks can do together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    /// [`Collective::begin_reduce`].
+    Reduce,
+    /// [`Collective::all_gather`].
+    AllGather,
+    /// [`Collective::all_reduce`].
+    AllReduce,
+    /// [`Collective::tell_all`].
+    TellAll,
+    /// [`Collective::collect`].
+    Collect,
+}
+
+impl CallKind {
+    const NAMES: [(CallKind, &'static str); 5] = [
+        (CallKind::Reduce, "reduce"),
+        (CallKind::AllGather, "all-gather"),
+        (CallKind::AllReduce, "all-reduce"),
+        (CallKind::TellAll, "tell-all"),
+        (CallKind::Collect, "collect"),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::NAMES[self as usize].1
+    }
+}
+
+/// One collective call of a rank; a message is of use in the same call of another rank alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// What it does.
+    pub kind: CallKind,
+    /// How many calls this rank has made before.
+    pub sequence: u64,
+    /// This rank's step in progress.
+    pub step: u64,
+}
+
+/// How many bytes a call takes from a rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// No other number.
+    Exactly(usize),
+    /// Words.
+    AtMost(usize),
+}
+
+/// What is said of a message before it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The sender's call.
+    pub call: Call,
+    /// Bytes of the message.
+    pub len: u64,
+}
+
+impl Head {
+    /// Bytes of a head.
+    pub(super) const BYTES: usize = 32;
+
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let Call { kind, sequence, step } = self.call;
+        [kind as u64, sequence, step, self.len].map(u64::to_le_bytes).concat()
+    }
+
+    /// Nothing if there is no such call.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (kind, _) = *CallKind::NAMES.get(usize::try_from(word(bytes, 0)).ok()?)?;
+        Some(Head { call: Call { kind, sequence: word(bytes, 8), step: word(bytes, 16) }, len: word(bytes, 24) })
+    }
+
+    /// Whether this rank, in `call`, wants the message of rank `from`.
+    ///
+    /// # Errors
+    /// The ranks are in different calls, or the message has another length than the call needs.
+    pub(super) fn check(&self, from: usize, call: &Call, size: Size) -> Result<()> {
+        let theirs = self.call;
+        if (theirs.kind, theirs.sequence) != (call.kind, call.sequence) {
+            return Err(Error::Ranks(format!(
+                "rank {from} is in its collective call {} ({}), this rank in its call {} ({}): the ranks do different things",
+                theirs.sequence,
+                theirs.kind.name(),
+                call.sequence,
+                call.kind.name()
+            )));
+        }
+        let (fits, wanted) = match size {
+            Size::Exactly(bytes) => (self.len == bytes as u64, format!("takes {bytes}")),
+            Size::AtMost(bytes) => (self.len <= bytes as u64, format!("takes {bytes} at most")),
+        };
+        if fits {
+            return Ok(());
+        }
+        let (kind, sequence, len) = (call.kind.name(), call.sequence, self.len);
+        Err(Error::Ranks(format!(
+            "rank {from} sends {len} bytes to collective call {sequence} ({kind}), which {wanted}"
+        )))
+    }
+}
 
 /// Moves bytes between ranks.
 pub trait Transport {
@@ -26,11 +131,12 @@ pub trait Transport {
     /// Number of ranks.
     fn world(&self) -> usize;
 
-    /// Sends `parts[r]` to rank `r` and returns what each rank sent here; `step` is the sender's step in progress.
+    /// Sends `parts[r]` to rank `r` and returns what each rank sent here, which must be of the same call and have the bytes
+    /// that `sizes[r]` allows: another message is refused before it is read.
     ///
     /// # Errors
-    /// [`Error::RankLost`] names the rank that went away and its last step.
-    fn all_to_all(&mut self, step: u64, parts: Vec<Message>) -> Result<Vec<Message>>;
+    /// [`Error::RankLost`] names the rank that went away and its last step; [`Error::Ranks`] one that does something else.
+    fn all_to_all(&mut self, call: Call, parts: Vec<Message>, sizes: &[Size]) -> Result<Vec<Message>>;
 
     /// Tells every rank that can still be reached who is lost, in place of a next message.
     fn leave(&mut self, lost: &Lost);
@@ -44,6 +150,9 @@ pub trait Transport {
         Ok(())
     }
 }
+
+/// Most bytes of a reason that are sent.
+const MOST_REASON: usize = 16 << 10;
 
 /// A rank that is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +168,13 @@ pub struct Lost {
 impl Lost {
     /// A goodbye.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        [&(self.rank as u64).to_le_bytes()[..], &self.step.to_le_bytes(), self.reason.as_bytes()].concat()
+        let reason = &self.reason.as_bytes()[..self.reason.len().min(MOST_REASON)];
+        [&(self.rank as u64).to_le_bytes()[..], &self.step.to_le_bytes(), reason].concat()
     }
 
     /// What another rank's goodbye says.
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
-        let reason = String::from_utf8_lossy(bytes.get(16..).unwrap_or_default()).into_owned();
+        let reason = plain(&String::from_utf8_lossy(bytes.get(16..).unwrap_or_default()));
         Lost { rank: word(bytes, 0) as usize, step: word(bytes, 8), reason }
     }
 }
@@ -72,6 +182,16 @@ impl Lost {
 /// Eight bytes of a message as a number; 0 behind its end.
 pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// A text of another process as one line without control characters, which a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' => vec![' '],
+        c if c.is_control() => c.escape_default().collect(),
+        c => vec![c],
+    };
+    text.trim_end().chars().flat_map(shown).collect()
 }
 
 impl From<Lost> for Error {
@@ -86,7 +206,8 @@ type Job = Box<dyn FnOnce(&mut dyn Transport) + Send>;
 pub struct HostCollective {
     rank: usize,
     world: usize,
-    step: Arc<AtomicU64>,
+    step: AtomicU64,
+    calls: AtomicU64,
     /// Nothing once the thread is to end.
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -128,28 +249,54 @@ impl HostCollective {
         });
         let (rank, world) = ready.recv().map_err(|_| gone())??;
         let (jobs, thread) = (Some(jobs), Some(thread));
-        Ok(HostCollective { rank, world, step: Arc::default(), jobs, thread, reductions: Mutex::default() })
+        Ok(HostCollective {
+            rank,
+            world,
+            step: AtomicU64::default(),
+            calls: AtomicU64::default(),
+            jobs,
+            thread,
+            reductions: Mutex::default(),
+        })
     }
 
     /// Runs `f` on the transport's thread after everything asked for before.
     fn submit<T: Send + 'static>(
         &self,
-        f: impl FnOnce(&mut dyn Transport, u64) -> Result<T> + Send + 'static,
+        f: impl FnOnce(&mut dyn Transport) -> Result<T> + Send + 'static,
     ) -> Result<Receiver<Result<T>>> {
         let (reply, result) = channel();
-        let step = self.step.load(Ordering::Relaxed);
         // Nobody listens any more once a rank has failed.
-        let job: Job = Box::new(move |transport| drop(reply.send(f(transport, step))));
+        let job: Job = Box::new(move |transport| drop(reply.send(f(transport))));
         self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
         Ok(result)
     }
 
-    fn call<T: Send + 'static>(
+    /// Begins the next collective call, and hands what came to `then`.
+    fn begin<T: Send + 'static>(
         &self,
-        f: impl FnOnce(&mut dyn Transport, u64) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.submit(f)?.recv().map_err(|_| gone())?
+        kind: CallKind,
+        parts: Vec<Message>,
+        sizes: Vec<Size>,
+        then: impl FnOnce(Vec<Message>) -> T + Send + 'static,
+    ) -> Result<Receiver<Result<T>>> {
+        let sequence = self.calls.fetch_add(1, Ordering::Relaxed);
+        let call = Call { kind, sequence, step: self.step.load(Ordering::Relaxed) };
+        self.submit(move |transport| Ok(then(transport.all_to_all(call, parts, &sizes)?)))
     }
+
+    fn exchange(&self, kind: CallKind, parts: Vec<Message>, sizes: Vec<Size>) -> Result<Vec<Message>> {
+        wait(self.begin(kind, parts, sizes, |all| all)?)
+    }
+
+    /// Sends the same bytes to every rank.
+    fn broadcast(&self, kind: CallKind, mine: Vec<u8>, sizes: Vec<Size>) -> Result<Vec<Message>> {
+        self.exchange(kind, vec![Arc::new(mine); self.world], sizes)
+    }
+}
+
+fn wait<T>(result: Receiver<Result<T>>) -> Result<T> {
+    result.recv().map_err(|_| gone())?
 }
 
 impl Drop for HostCollective {
@@ -203,10 +350,11 @@ impl Collective for HostCollective {
             own => Lost { rank, step, reason: own.to_string() },
         };
         // Its answer makes sure that the goodbye is out before this process ends.
-        let _ = self.call(move |transport, _| {
+        let said = self.submit(move |transport| {
             transport.leave(&lost);
             Ok(())
         });
+        let _ = said.and_then(wait);
     }
 
     fn waits_for_device(&self) -> bool {
@@ -216,7 +364,8 @@ impl Collective for HostCollective {
     fn begin_reduce(&self, backend: &dyn Backend, x: &Tensor, cuts: &[usize]) -> Result<()> {
         let parts = cuts.windows(2).map(|cut| Ok(Arc::new(backend.download(&x.slice_cols(cut[0]..cut[1])?)?)));
         let parts = parts.collect::<Result<Vec<Message>>>()?;
-        let sum = self.submit(|transport, step| Ok(sum(&transport.all_to_all(step, parts)?)))?;
+        let own = Size::Exactly((cuts[self.rank + 1] - cuts[self.rank]) * x.dtype().size());
+        let sum = self.begin(CallKind::Reduce, parts, vec![own; self.world], |all| sum(&all))?;
         let target = x.slice_cols(cuts[self.rank]..cuts[self.rank + 1])?;
         self.reductions.lock().unwrap_or_else(PoisonError::into_inner).push_back(Reduction { target, sum });
         Ok(())
@@ -225,7 +374,7 @@ impl Collective for HostCollective {
     fn finish_reduce(&self, backend: &dyn Backend) -> Result<()> {
         let begun = std::mem::take(&mut *self.reductions.lock().unwrap_or_else(PoisonError::into_inner));
         for Reduction { target, sum } in begun {
-            let sum = sum.recv().map_err(|_| gone())??;
+            let sum = wait(sum)?;
             backend.upload(bytemuck::cast_slice(&sum), &target)?;
         }
         Ok(())
@@ -233,7 +382,8 @@ impl Collective for HostCollective {
 
     fn all_gather(&self, backend: &dyn Backend, x: &Tensor, cuts: &[usize]) -> Result<()> {
         let piece = |rank: usize| x.slice_cols(cuts[rank]..cuts[rank + 1]);
-        let all = self.tell_all(backend.download(&piece(self.rank)?)?)?;
+        let sizes = cuts.windows(2).map(|cut| Size::Exactly((cut[1] - cut[0]) * x.dtype().size())).collect();
+        let all = self.broadcast(CallKind::AllGather, backend.download(&piece(self.rank)?)?, sizes)?;
         for (rank, bytes) in all.iter().enumerate().filter(|(rank, _)| *rank != self.rank) {
             backend.upload(bytes, &piece(rank)?)?;
         }
@@ -241,7 +391,9 @@ impl Collective for HostCollective {
     }
 
     fn all_reduce(&self, backend: &dyn Backend, x: &Tensor) -> Result<()> {
-        let all = self.tell_all(backend.download(x)?)?;
+        let mine = backend.download(x)?;
+        let sizes = vec![Size::Exactly(mine.len()); self.world];
+        let all = self.broadcast(CallKind::AllReduce, mine, sizes)?;
         if x.dtype() == DType::F64 {
             Ok(backend.upload(bytemuck::cast_slice(&sum::<f64>(&all)), x)?)
         } else {
@@ -250,19 +402,14 @@ impl Collective for HostCollective {
     }
 
     fn tell_all(&self, mine: Vec<u8>) -> Result<Vec<Message>> {
-        let mine = Arc::new(mine);
-        self.call(move |transport, step| {
-            let parts = vec![mine; transport.world()];
-            transport.all_to_all(step, parts)
-        })
+        self.broadcast(CallKind::TellAll, mine, vec![Size::AtMost(MOST_SAID); self.world])
     }
 
-    fn collect(&self, mine: Vec<u8>) -> Result<Vec<Message>> {
-        let mut all = self.call(move |transport, step| {
-            let mut parts = vec![Message::default(); transport.world()];
-            parts[0] = Arc::new(mine);
-            transport.all_to_all(step, parts)
-        })?;
+    fn collect(&self, mine: Vec<u8>, sizes: &[usize]) -> Result<Vec<Message>> {
+        let mut parts = vec![Message::default(); self.world];
+        parts[0] = Arc::new(mine);
+        let wanted = |&size: &usize| Size::Exactly(if self.rank == 0 { size } else { 0 });
+        let mut all = self.exchange(CallKind::Collect, parts, sizes.iter().map(wanted).collect())?;
         all.truncate(if self.rank == 0 { self.world } else { 0 });
         Ok(all)
     }

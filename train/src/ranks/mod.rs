@@ -4,8 +4,10 @@
 //! A step's gradient is the sum of the ranks' gradients *in rank order*, and its norm the sum over pieces in rank order, so
 //! that bits depend on the number of ranks and nothing else: not on the transport, not on overlap, not on who was faster.
 
+mod agreement;
 mod environment;
 mod exchange;
+mod handshake;
 mod host;
 mod join;
 #[cfg(feature = "mpi")]
@@ -13,6 +15,8 @@ mod mpi;
 #[cfg(feature = "nccl")]
 mod nccl;
 mod partition;
+mod rendezvous;
+mod secret;
 mod tcp;
 mod threads;
 
@@ -22,8 +26,10 @@ use vila_engine::{Backend, Tensor};
 
 use crate::{Error, Result};
 
-pub use environment::{Launch, Meeting, TensorsOverNccl, launch};
+pub use agreement::{Facts, agree_on};
+pub use environment::{Launch, MOST_RANKS, Meeting, TensorsOverNccl, batch_script_note, launch, most_threads};
 pub use exchange::GradientExchange;
+pub use handshake::Job;
 pub use host::HostCollective;
 pub use join::{Joined, join};
 #[cfg(feature = "mpi")]
@@ -31,7 +37,9 @@ pub use mpi::Mpi;
 #[cfg(feature = "nccl")]
 pub use nccl::NcclCollective;
 pub use partition::{Bucket, Partition};
-pub use tcp::{Rendezvous, Tcp};
+pub use rendezvous::Rendezvous;
+pub use secret::{Secret, SecretSource};
+pub use tcp::{Seat, Tcp};
 pub use threads::threads;
 
 /// What ranks do together. Every rank calls the same functions in the same order.
@@ -70,8 +78,8 @@ pub trait Collective: Send + Sync {
     /// What every rank says, in rank order; keep it small.
     fn tell_all(&self, mine: Vec<u8>) -> Result<Vec<Arc<Vec<u8>>>>;
 
-    /// What every rank says, heard by rank 0 alone; nothing elsewhere.
-    fn collect(&self, mine: Vec<u8>) -> Result<Vec<Arc<Vec<u8>>>>;
+    /// What every rank sends, heard by rank 0 alone; nothing elsewhere. `sizes[r]` is the number of bytes of rank `r`.
+    fn collect(&self, mine: Vec<u8>, sizes: &[usize]) -> Result<Vec<Arc<Vec<u8>>>>;
 
     /// The largest of the ranks' numbers; also a barrier.
     fn agree(&self, mine: u64) -> Result<u64> {
@@ -125,7 +133,7 @@ impl Collective for Solo {
         Ok(vec![Arc::new(mine)])
     }
 
-    fn collect(&self, mine: Vec<u8>) -> Result<Vec<Arc<Vec<u8>>>> {
+    fn collect(&self, mine: Vec<u8>, _: &[usize]) -> Result<Vec<Arc<Vec<u8>>>> {
         self.tell_all(mine)
     }
 }

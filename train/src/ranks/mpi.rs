@@ -11,10 +11,10 @@ use mpi::request::{Request, StaticScope};
 use mpi::topology::{Process, SimpleCommunicator};
 use mpi::traits::{Communicator, Destination, MatchedReceiveVec, Source};
 
-use super::host::{HEARTBEAT, Lost, Message, SILENCE, Transport, word};
+use super::host::{Call, HEARTBEAT, Head, Lost, Message, SILENCE, Size, Transport};
 use crate::{Error, Result};
 
-/// Tags: step and length of a message,
+/// Tags: call and length of a message,
 const HEAD: i32 = 1;
 /// its bytes in pieces,
 const PIECE: i32 = 2;
@@ -89,8 +89,8 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn start(to: &Process, step: u64, bytes: Message) -> Self {
-        let head = Arc::new([step, bytes.len() as u64].map(u64::to_le_bytes).concat());
+    fn start(to: &Process, call: Call, bytes: Message) -> Self {
+        let head = Arc::new(Head { call, len: bytes.len() as u64 }.to_bytes());
         let sending = Sending::start(&head, 0..head.len(), |head| to.immediate_send_with_tag(StaticScope, head, HEAD));
         Outgoing { bytes, posted: 0, flying: VecDeque::from([sending]) }
     }
@@ -113,30 +113,33 @@ impl Outgoing {
 /// A message from one rank.
 #[derive(Default)]
 struct Incoming {
-    /// Step and length, once they came.
-    head: Option<(u64, usize)>,
+    /// What is said of it, once that came.
+    head: Option<Head>,
     bytes: Vec<u8>,
 }
 
 impl Incoming {
     fn is_whole(&self) -> bool {
-        self.head.is_some_and(|(_, len)| self.bytes.len() >= len)
+        self.head.is_some_and(|head| self.bytes.len() as u64 >= head.len)
     }
 
-    /// Takes the next part if it has come.
-    fn advance(&mut self, from: &Process) -> bool {
+    /// Takes the next part if it has come; a message that `call` does not want is refused before its bytes are read.
+    fn advance(&mut self, rank: usize, from: &Process, call: &Call, size: Size) -> Result<bool> {
         let tag = if self.head.is_none() { HEAD } else { PIECE };
         // A message that was announced is on its way, so the wait for its bytes is short.
-        let Some(announced) = from.immediate_matched_probe_with_tag(tag) else { return false };
+        let Some(announced) = from.immediate_matched_probe_with_tag(tag) else { return Ok(false) };
         let (part, _) = announced.matched_receive_vec::<u8>();
-        if self.head.is_none() {
-            let len = word(&part, 8) as usize;
-            self.head = Some((word(&part, 0), len));
-            self.bytes.reserve_exact(len);
-        } else {
+        if self.head.is_some() {
             self.bytes.extend_from_slice(&part);
+            return Ok(true);
         }
-        true
+        let head = Head::from_bytes(&part).ok_or_else(|| {
+            Error::Ranks(format!("rank {rank} talks in another way; every rank needs the same program"))
+        })?;
+        head.check(rank, call, size)?;
+        self.bytes.reserve_exact(head.len as usize);
+        self.head = Some(head);
+        Ok(true)
     }
 }
 
@@ -216,11 +219,11 @@ impl Mpi {
     }
 
     /// Sends and receives until all is through.
-    fn exchange(&mut self, step: u64, parts: &[Message]) -> std::result::Result<Vec<Incoming>, Lost> {
+    fn exchange(&mut self, call: Call, parts: &[Message], sizes: &[Size]) -> Result<Vec<Incoming>> {
         let world = SimpleCommunicator::world();
         let process = |rank: usize| world.process_at_rank(rank as i32);
         let mut outgoing: Vec<(usize, Outgoing)> =
-            self.others().map(|rank| (rank, Outgoing::start(&process(rank), step, Arc::clone(&parts[rank])))).collect();
+            self.others().map(|rank| (rank, Outgoing::start(&process(rank), call, Arc::clone(&parts[rank])))).collect();
         let mut incoming: Vec<Incoming> = parts.iter().map(|_| Incoming::default()).collect();
         let mut tries = 0;
         loop {
@@ -228,7 +231,7 @@ impl Mpi {
             outgoing.retain_mut(|(rank, outgoing)| !outgoing.advance(&process(*rank)));
             let mut came = false;
             for rank in self.others().filter(|&rank| !incoming[rank].is_whole()).collect::<Vec<_>>() {
-                while !incoming[rank].is_whole() && incoming[rank].advance(&process(rank)) {
+                while !incoming[rank].is_whole() && incoming[rank].advance(rank, &process(rank), &call, sizes[rank])? {
                     (came, self.peers[rank].heard) = (true, Instant::now());
                 }
             }
@@ -258,12 +261,12 @@ impl Transport for Mpi {
         self.peers.len()
     }
 
-    fn all_to_all(&mut self, step: u64, parts: Vec<Message>) -> Result<Vec<Message>> {
-        let incoming = self.exchange(step, &parts)?;
+    fn all_to_all(&mut self, call: Call, parts: Vec<Message>, sizes: &[Size]) -> Result<Vec<Message>> {
+        let incoming = self.exchange(call, &parts, sizes)?;
         let mut received = parts;
         for ((rank, Incoming { head, bytes }), slot) in incoming.into_iter().enumerate().zip(&mut received) {
-            if let Some((step, _)) = head {
-                self.peers[rank].last_step = step;
+            if let Some(head) = head {
+                self.peers[rank].last_step = head.call.step;
                 *slot = Arc::new(bytes);
             }
         }

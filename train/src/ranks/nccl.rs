@@ -94,8 +94,8 @@ impl Collective for NcclCollective {
         self.host.tell_all(mine)
     }
 
-    fn collect(&self, mine: Vec<u8>) -> Result<Vec<Arc<Vec<u8>>>> {
-        self.host.collect(mine)
+    fn collect(&self, mine: Vec<u8>, sizes: &[usize]) -> Result<Vec<Arc<Vec<u8>>>> {
+        self.host.collect(mine, sizes)
     }
 }
 

@@ -1,7 +1,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::HostCollective;
-use super::host::{Lost, Message, Transport};
+use super::host::{Call, Head, Lost, Message, Size, Transport};
 use crate::Result;
 
 /// One rank among threads of this process.
@@ -11,8 +11,8 @@ struct Threads {
     from: Vec<Peer>,
 }
 
-/// A message and its sender's step, or a goodbye.
-type Word = std::result::Result<(u64, Message), Lost>;
+/// A message and its sender's call, or a goodbye.
+type Word = std::result::Result<(Call, Message), Lost>;
 
 struct Peer {
     messages: Receiver<Word>,
@@ -44,18 +44,19 @@ impl Transport for Threads {
         self.to.len()
     }
 
-    fn all_to_all(&mut self, step: u64, parts: Vec<Message>) -> Result<Vec<Message>> {
+    fn all_to_all(&mut self, call: Call, parts: Vec<Message>, sizes: &[Size]) -> Result<Vec<Message>> {
         for (to, part) in self.to.iter().zip(parts) {
             // A rank that is gone shows below, with the last step that it sent.
-            let _ = to.send(Ok((step, part)));
+            let _ = to.send(Ok((call, part)));
         }
-        let receive = |(rank, peer): (usize, &mut Peer)| {
+        let receive = |(rank, (peer, &size)): (usize, (&mut Peer, &Size))| {
             let silent = |_| Err(Lost { rank, step: peer.last_step, reason: "its thread ended".into() });
-            let (step, part) = peer.messages.recv().unwrap_or_else(silent)?;
-            peer.last_step = step;
+            let (theirs, part) = peer.messages.recv().unwrap_or_else(silent)?;
+            peer.last_step = theirs.step;
+            Head { call: theirs, len: part.len() as u64 }.check(rank, &call, size)?;
             Ok(part)
         };
-        self.from.iter_mut().enumerate().map(receive).collect()
+        self.from.iter_mut().zip(sizes).enumerate().map(receive).collect()
     }
 
     fn leave(&mut self, lost: &Lost) {

@@ -4,6 +4,7 @@ mod difference;
 #[cfg(test)]
 mod fuzz;
 mod grafts;
+mod names;
 mod overrides;
 mod start;
 
@@ -15,6 +16,7 @@ use sha2::{Digest, Sha256};
 use vila_autograd::Recompute;
 use vila_engine::DType;
 
+use crate::data::ingest::TooLong;
 use crate::{Error, Result};
 
 pub use grafts::{Grafted, LoraSpec};
@@ -225,7 +227,7 @@ pub struct ImageSpec {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSpec {
-    /// A shard directory; excludes the other fields but `hold_out`.
+    /// A shard directory; excludes the other fields but `hold_out`, `too_long` and `max_tokens`.
     pub shard: Option<PathBuf>,
     /// `mmc4`, `pairs`, `llava` or `text`.
     pub format: Option<String>,
@@ -247,6 +249,15 @@ pub struct SourceSpec {
     pub max_images: Option<usize>,
     /// `stop` or `skip`.
     pub on_error: Option<String>,
+    /// Whether images may lie outside their folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub images_anywhere: bool,
+    /// What becomes of documents that are longer than the model's context, the stage's `capacity` or `max_tokens`; cut if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_long: Option<TooLong>,
+    /// Most positions of a document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
     /// Documents at the end that are never trained on and serve for validation.
     #[serde(default)]
     pub hold_out: u64,
@@ -534,22 +545,21 @@ impl Recipe {
             recipe = table.try_into().map_err(explain)?;
         }
         (recipe.hash, recipe.written) = (recipe.identity(), recipe.essentials());
-        recipe.resolve_paths(folder);
+        recipe.change_paths(|path| *path = folder.join(&path));
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
     }
 
-    fn resolve_paths(&mut self, folder: &Path) {
-        let resolve = |path: &mut PathBuf| *path = folder.join(&path);
-        resolve(&mut self.out);
+    pub(crate) fn change_paths(&mut self, mut change: impl FnMut(&mut PathBuf)) {
+        change(&mut self.out);
         let ModelSpec { from, llm_from, vision_from, tokenizer, .. } = &mut self.model;
-        [from, llm_from, vision_from, tokenizer].into_iter().flatten().for_each(resolve);
+        [from, llm_from, vision_from, tokenizer].into_iter().flatten().for_each(&mut change);
         for source in self.sources.values_mut() {
-            source.input.iter_mut().for_each(resolve);
-            [&mut source.shard, &mut source.images].into_iter().flatten().for_each(resolve);
+            source.input.iter_mut().for_each(&mut change);
+            [&mut source.shard, &mut source.images].into_iter().flatten().for_each(&mut change);
         }
         let prompts = self.samples.iter_mut().flat_map(|samples| &mut samples.prompts);
-        prompts.flat_map(|prompt| &mut prompt.images).for_each(resolve);
+        prompts.flat_map(|prompt| &mut prompt.images).for_each(change);
     }
 
     fn check(&self) -> std::result::Result<(), String> {
@@ -569,11 +579,19 @@ impl Recipe {
                 && source.input.is_empty()
                 && options.iter().all(|option| option.is_none())
                 && source.images.is_none()
-                && source.max_images.is_none();
+                && source.max_images.is_none()
+                && !source.images_anywhere;
             let fine = if source.shard.is_some() { ready } else { raw };
             ensure(
                 fine,
-                format!("source `{name}` needs either `shard` alone (with `hold_out`), or `format` and `input`"),
+                format!(
+                    "source `{name}` needs either `shard` alone (with `hold_out`, `too_long`, `max_tokens`), or `format` and `input`"
+                ),
+            )?;
+            names::check("source", name)?;
+            ensure(
+                source.max_tokens.is_none_or(|most| most > 1),
+                format!("source `{name}`: `max_tokens` leaves no room for text; raise it, or leave it out"),
             )?;
         }
         ensure(!self.stage.is_empty(), "there is no [[stage]]".into())?;

@@ -101,8 +101,16 @@ impl Recipe {
             eos: ids.eos.into_iter().collect(),
         };
         let projector = ProjectorConfig { kind, bias: true };
-        let config =
-            VilaConfig { llm, vision, projector, image_token: ids.image, aspect: None, expert: None, lora: None };
+        let config = VilaConfig {
+            llm,
+            vision,
+            projector,
+            image_token: ids.image,
+            aspect: None,
+            expert: None,
+            lora: None,
+            template: None,
+        };
         Ok((config, processor))
     }
 

@@ -13,7 +13,7 @@ pub(super) struct Event {
 const PAUSE_SECONDS: f64 = 30.0;
 const PAUSE_STEPS: f64 = 10.0;
 
-/// Skipped updates and pauses, in order.
+/// Records left out, skipped updates and pauses, in order.
 pub(super) fn events(run: &Run) -> Vec<Event> {
     let mut seconds: Vec<f64> = run.rows.iter().filter_map(|row| row.wall.seconds).collect();
     seconds.sort_by(f64::total_cmp);
@@ -22,12 +22,17 @@ pub(super) fn events(run: &Run) -> Vec<Event> {
     let mut before: Option<&Row> = None;
     for row in &run.rows {
         let pause = before.and_then(|before| pause(before, row)).filter(|pause| *pause > PAUSE_STEPS * usual);
-        for what in pause.map(|pause| paused(pause, row)).into_iter().chain(skipped(row)) {
+        for what in pause.map(|pause| paused(pause, row)).into_iter().chain(left_out(row)).chain(skipped(row)) {
             events.push(Event { step: row.step.global_step, stage: row.step.stage.clone(), what });
         }
         before = Some(row);
     }
     events
+}
+
+/// What is missing of the stage's sources.
+fn left_out(row: &Row) -> impl Iterator<Item = String> {
+    row.step.left_out.iter().map(|(source, summary)| format!("source {source}: {summary}"))
 }
 
 /// Seconds between two steps, if there are many.

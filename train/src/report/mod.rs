@@ -13,7 +13,11 @@ pub(crate) mod series;
 
 use std::path::Path;
 
+pub(crate) use page::is_page;
 pub use read::ReportError;
+
+/// The page's name in a run's folder.
+pub const FILE: &str = "report.html";
 
 /// What a report shows.
 pub struct Written {
@@ -35,7 +39,10 @@ pub fn write(run: &Path, output: &Path) -> Result<Written, ReportError> {
     let run = read::Run::open(run)?;
     let (charts, left_out): (Vec<_>, Vec<_>) = panels::panels(&run).into_iter().partition(panels::Panel::has_data);
     let page = page::page(&run, &charts, &left_out);
-    std::fs::write(output, page).map_err(ReportError::io(output))?;
+    if output.exists() && !page::is_page(output) {
+        return Err(ReportError::Foreign { path: output.to_path_buf() });
+    }
+    vila_files::write(output, page.as_bytes()).map_err(ReportError::io(output))?;
     let titles = |panels: &[panels::Panel]| panels.iter().map(|panel| panel.title).collect();
     let (charts, left_out) = (titles(&charts), titles(&left_out));
     Ok(Written { steps: run.rows.len(), charts, left_out, samples: run.samples.len() })

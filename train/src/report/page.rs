@@ -1,6 +1,7 @@
 //! The page: head, figures, tables, samples.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -45,16 +46,23 @@ pub(super) fn page(run: &Run, charts: &[Panel], left_out: &[Panel]) -> String {
     document(&format!("{title} · VILA run"), &body)
 }
 
+/// How every page begins. Even text that slipped through could load nothing and run nothing.
+const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+    <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
+    style-src 'unsafe-inline'; script-src 'sha256-";
+
+/// Whether a file is a page that [`document`] made.
+pub(crate) fn is_page(path: &Path) -> bool {
+    let mut start = vec![0; HEAD.len()];
+    let read = vila_files::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == HEAD.as_bytes()
+}
+
 /// A page that needs nothing else; title and body are HTML.
 pub(crate) fn document(title: &str, body: &str) -> String {
-    // Even text that slipped through could load nothing and run nothing.
-    let policy = format!(
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'",
-        base64(&Sha256::digest(HOVER))
-    );
+    let script = base64(&Sha256::digest(HOVER));
     format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
+        "{HEAD}{script}'\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n<script>{HOVER}</script>\n</body>\n</html>\n"
     )

@@ -9,6 +9,8 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::loader::SourceSummary;
+
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
@@ -24,6 +26,12 @@ pub enum ReportError {
     #[error("{}: no metrics here; give the directory of a run, the `out` of its recipe", path.display())]
     NoRun {
         /// Where the metrics should be.
+        path: PathBuf,
+    },
+    /// The page would replace a file that is none of this program's.
+    #[error("{}: is there already and is no page of this program; move it, or choose another name with --output", path.display())]
+    Foreign {
+        /// The file.
         path: PathBuf,
     },
     /// The run has not finished a step.
@@ -47,7 +55,7 @@ pub enum ReportError {
 impl ReportError {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        |source| ReportError::Io { path, source }
+        |source| ReportError::Io { path, source: vila_files::explain(source) }
     }
 }
 
@@ -70,6 +78,8 @@ pub(super) struct Step {
     #[serde(default)]
     pub loss_by_source: BTreeMap<String, SourceLoss>,
     pub packing: Option<f64>,
+    #[serde(default)]
+    pub left_out: BTreeMap<String, SourceSummary>,
     pub skipped: Option<String>,
 }
 
@@ -163,9 +173,12 @@ impl Run {
     }
 }
 
+/// Most bytes of a run's lines: of years of steps.
+const MAX_LINES: u64 = 16 << 30;
+
 /// The lines of a file, and whether its last one is torn; nothing if there is no such file.
 fn lines<T: DeserializeOwned>(path: &Path) -> Result<Option<(Vec<T>, bool)>, ReportError> {
-    let bytes = match fs::read(path) {
+    let bytes = match vila_files::read(path, MAX_LINES) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => return Err(ReportError::io(path)(error)),

@@ -2,13 +2,16 @@ use std::collections::{BTreeMap, VecDeque};
 
 use vila_engine::{Backend, Owner};
 
+use super::folder::CLAIM;
+use super::samples;
 use super::stage::StageRunner;
-use super::{CLAIM, samples};
+use crate::Result;
 use crate::checkpoint::{StageReport, TrainerState};
+use crate::loader::StageData;
 use crate::metrics::{MetricsFile, StepMetrics, WallMetrics};
 use crate::progress::Progress;
 use crate::tensorboard::EventFile;
-use crate::{Error, Result};
+use crate::whole_file::write_whole;
 
 /// What rank 0 writes down.
 pub(super) struct Log {
@@ -18,14 +21,20 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn open(runner: &StageRunner, state: &TrainerState) -> Result<Self> {
+    pub(super) fn open(runner: &StageRunner, state: &TrainerState, data: &StageData) -> Result<Self> {
         samples::rewind(&runner.recipe.out, state.global_step)?;
-        Ok(Log {
+        let log = Log {
             metrics: MetricsFile::open(&runner.recipe.out, state.global_step)?,
             events: EventFile::open(&runner.recipe.out)?,
             progress: (!runner.options.quiet)
                 .then(|| Progress::new(&runner.stage.name, state.step, runner.stage.steps)),
-        })
+        };
+        for (name, summary) in data.summaries() {
+            if let Some(progress) = &log.progress {
+                progress.say(&format!("{} source {name}: {summary}", runner.stage.name));
+            }
+        }
+        Ok(log)
     }
 
     pub(super) fn write(
@@ -36,8 +45,7 @@ impl Log {
         wall: &WallMetrics,
     ) -> Result<()> {
         if line.global_step == 1 {
-            let path = runner.recipe.out.join(CLAIM);
-            std::fs::write(&path, format!("{}\n", runner.recipe.hash())).map_err(Error::io(&path))?;
+            write_whole(&runner.recipe.out.join(CLAIM), format!("{}\n", runner.recipe.hash()).as_bytes())?;
         }
         if let (1, Some(progress)) = (line.step, &self.progress) {
             let mib =

@@ -1,5 +1,6 @@
 //! The training loop: stages, steps, saving, stopping and resuming, on one rank or many.
 
+pub(crate) mod folder;
 mod guard;
 mod log;
 mod preflight;
@@ -7,6 +8,8 @@ mod samples;
 mod session;
 mod stage;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,9 +20,10 @@ use vila_engine::Backend;
 use crate::checkpoint::{Checkpoints, StageReport, TrainerState, load_state};
 use crate::loader::Share;
 use crate::profile::Profiler;
-use crate::ranks::{Collective, Solo, threads};
+use crate::ranks::{Collective, Facts, Solo, agree_on, threads};
 use crate::recipe::Recipe;
 use crate::{Error, Result};
+use folder::RunFolder;
 use session::Session;
 use stage::StageRunner;
 
@@ -125,6 +129,9 @@ fn run(
     options: &RunOptions,
     collective: &dyn Collective,
 ) -> Result<RunReport> {
+    if collective.world() > 1 {
+        agree_on(collective, &Facts::recipe(recipe)?.with("device", backend.name()))?;
+    }
     let profiler = (options.profile > 0).then(|| Arc::new(Profiler::new(Arc::clone(&backend))));
     let backend = profiler.clone().map_or(backend, |profiler| profiler as Arc<dyn Backend>);
     let share = Share { rank: collective.rank(), world: collective.world() };
@@ -141,7 +148,7 @@ fn run(
     let found = kept.as_ref().and_then(|kept| kept.newest.clone());
     let said = found.as_ref().map_or(Vec::new(), |dir| dir.as_os_str().as_encoded_bytes().to_vec());
     let said = collective.hear_first(said)?;
-    let newest = (!said.is_empty()).then(|| PathBuf::from(String::from_utf8_lossy(&said).into_owned()));
+    let newest = (!said.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(&said)));
     let resumed = newest.as_deref().map(load_state).transpose()?;
     let mut state = resumed.unwrap_or_else(|| TrainerState::new(recipe.hash().to_string()));
     if first {
@@ -152,12 +159,15 @@ fn run(
         Some(dir) => Session::load(dir, backend, recipe, stage)?,
         None => Session::start(recipe, path, backend)?,
     };
-    let open = || preflight::open_stages(recipe, &session, &state, share, options);
+    if share.world > 1 {
+        agree_on(collective, &session.facts()?)?;
+    }
+    let open = || preflight::open_stages(recipe, &session, &state, share);
     // Rank 0 ingests what was not yet; the others find it done.
     let data = if first { Some(open()?) } else { None };
     collective.agree(0)?;
     let data = data.map_or_else(open, Ok)?;
-    let nothing = Checkpoints::elsewhere(&recipe.out);
+    let nothing = Checkpoints::elsewhere(recipe);
     let checkpoints = kept.as_ref().map_or(&nothing, |kept| &kept.checkpoints);
     let (mut newest, mut stopped_by) = (newest, None);
     for (stage, data) in recipe.stage.iter().skip(state.stage).zip(data) {
@@ -181,76 +191,39 @@ fn run(
 struct Kept {
     checkpoints: Checkpoints,
     newest: Option<PathBuf>,
-    _lock: std::fs::File,
+    _folder: RunFolder,
 }
 
 fn open(recipe: &Recipe, path: &Path, backend: &Arc<dyn Backend>, options: &RunOptions) -> Result<Kept> {
-    std::fs::create_dir_all(&recipe.out).map_err(Error::io(&recipe.out))?;
-    let lock = lock(&recipe.out)?;
+    let folder = RunFolder::open(&recipe.out)?;
     let alone = Share { rank: 0, world: 1 };
+    let start = || Session::start(recipe, path, Arc::clone(backend));
     if options.restart {
         // What cannot run must not cost the old run its files.
-        let session = Session::start(recipe, path, Arc::clone(backend))?;
-        preflight::open_stages(recipe, &session, &TrainerState::new(String::new()), alone, options)?;
-        discard(&recipe.out)?;
+        let session = start()?;
+        preflight::open_stages(recipe, &session, &TrainerState::new(String::new()), alone)?;
+        folder.discard()?;
     }
-    let checkpoints = Checkpoints::open(&recipe.out, &recipe.checkpoint)?;
-    let newest = checkpoints.newest()?;
-    let resumed = newest.as_deref().map(load_state).transpose()?;
-    check_claim(recipe, newest.as_deref(), resumed.as_ref())?;
-    Ok(Kept { checkpoints, newest, _lock: lock })
+    folder.check_free()?;
+    check_claim(recipe, &folder)?;
+    let checkpoints = Checkpoints::open(recipe)?;
+    let newest = checkpoints.newest(&|component| {
+        let session = start()?;
+        Ok(component.tensors(&*session.backend, session.weights()?, &session.carried.extras)?)
+    })?;
+    Ok(Kept { checkpoints, newest, _folder: folder })
 }
 
 /// A directory belongs to the recipe that made its first step there.
-fn check_claim(recipe: &Recipe, newest: Option<&Path>, resumed: Option<&TrainerState>) -> Result<()> {
-    let path = recipe.out.join(CLAIM);
-    let claimed = match std::fs::read_to_string(&path) {
-        Ok(owner) => Some(owner.trim().to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(Error::io(&path)(error)),
-    };
-    match resumed.map(|state| state.recipe_hash.clone()).or(claimed) {
+fn check_claim(recipe: &Recipe, folder: &RunFolder) -> Result<()> {
+    match folder.claim()? {
         Some(owner) if owner != recipe.hash() => {
-            Err(Error::OutputDirectory { path: recipe.out.clone(), problem: recipe.of_another_run(&owner, newest) })
+            let newest = Some(recipe.out.join("latest")).filter(|latest| latest.exists());
+            let problem = recipe.of_another_run(&owner, newest.as_deref());
+            Err(Error::OutputDirectory { path: recipe.out.clone(), problem })
         }
         _ => Ok(()),
     }
-}
-
-/// Holds the hash of the recipe that a directory belongs to.
-const CLAIM: &str = "recipe.hash";
-
-/// Keeps other processes out of a run's directory until it is dropped.
-fn lock(out: &Path) -> Result<std::fs::File> {
-    let path = out.join(".lock");
-    let file = std::fs::File::create(&path).map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::OutputDirectory {
-            path: out.to_path_buf(),
-            problem: "another process is running there; wait for it, or choose another `out`".into(),
-        }),
-        Err(std::fs::TryLockError::Error(error)) => Err(Error::io(&path)(error)),
-    }
-}
-
-/// Removes a run's files, and nothing else, from its output directory.
-pub(crate) fn discard(out: &Path) -> Result<()> {
-    let files =
-        ["latest", CLAIM, "metrics.jsonl", "samples.jsonl", "report.html", "checkpoints", "profile", "tensorboard"];
-    for name in files {
-        let path = out.join(name);
-        let removed = if path.is_dir() && !path.is_symlink() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path)(error)),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Checks a recipe and builds everything but weights and steps: sources are ingested, documents checked.
@@ -261,7 +234,7 @@ pub fn dry_run(recipe: &Recipe, path: &Path, backend: Arc<dyn Backend>) -> Resul
     preflight::warn_of_cost(recipe, backend.name());
     let session = Session::start(recipe, path, backend)?;
     let (state, alone) = (TrainerState::new(String::new()), Share { rank: 0, world: 1 });
-    let data = preflight::open_stages(recipe, &session, &state, alone, &RunOptions::default())?;
+    let data = preflight::open_stages(recipe, &session, &state, alone)?;
     recipe
         .stage
         .iter()

@@ -11,7 +11,6 @@ use vila_engine::DType;
 use vila_model::tokenizer::place_images;
 use vila_model::{VilaConfig, VilaModel};
 
-use super::RunOptions;
 use super::session::{Session, stage_data};
 use crate::checkpoint::TrainerState;
 use crate::data::shard::{ImageId, ShardReader};
@@ -31,7 +30,7 @@ pub(super) fn check_names(recipe: &Recipe, first: usize) -> Result<()> {
             let spec = &recipe.sources[name];
             // What the options lack is said with the source's name.
             let options = spec.shard.is_some().then_some(Ok(()));
-            options.unwrap_or_else(|| ingest_options(name, spec, &recipe.out).map(drop)).map_err(in_stage(stage))?;
+            options.unwrap_or_else(|| ingest_options(name, spec).map(drop)).map_err(in_stage(stage))?;
             check_paths(spec).map_err(of_source(stage, name))?;
         }
     }
@@ -65,7 +64,6 @@ pub(super) fn open_stages(
     session: &Session,
     state: &TrainerState,
     share: Share,
-    options: &RunOptions,
 ) -> Result<Vec<StageData>> {
     let looks = share.rank == 0;
     let mut config = session.carried.config.clone();
@@ -78,7 +76,6 @@ pub(super) fn open_stages(
         check_parts(recipe, stage, &mut config).map_err(in_stage(stage))?;
         for name in stage.data.keys() {
             if !opened.contains_key(name.as_str()) {
-                options.check_stop()?;
                 let look = || Opened::new(recipe, name, session, looks);
                 opened.insert(name.as_str(), look().map_err(of_source(stage, name))?);
             }
@@ -124,7 +121,14 @@ impl Opened {
     }
 
     fn source(&self, recipe: &Recipe, name: &str) -> Source {
-        Source { name: name.into(), reader: Arc::clone(&self.reader), hold_out: recipe.sources[name].hold_out }
+        let spec = &recipe.sources[name];
+        Source {
+            name: name.into(),
+            reader: Arc::clone(&self.reader),
+            hold_out: spec.hold_out,
+            too_long: spec.too_long.unwrap_or_default(),
+            max_tokens: spec.max_tokens,
+        }
     }
 
     /// A document for a message.

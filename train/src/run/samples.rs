@@ -1,4 +1,3 @@
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
@@ -8,9 +7,10 @@ use vila_model::{GenerateOptions, Parts};
 use crate::checkpoint::TrainerState;
 use crate::metrics::keep_lines;
 use crate::recipe::SamplesSpec;
+use crate::whole_file::append;
 use crate::{Error, Result};
 
-const FILE: &str = "samples.jsonl";
+pub(super) const FILE: &str = "samples.jsonl";
 
 /// Drops what steps said that run again.
 pub(super) fn rewind(out: &Path, global_step: u64) -> Result<()> {
@@ -20,7 +20,7 @@ pub(super) fn rewind(out: &Path, global_step: u64) -> Result<()> {
 /// Lets the model continue each prompt and appends what it said to `samples.jsonl`.
 pub(super) fn write(out: &Path, spec: &SamplesSpec, parts: Parts, stage: &str, state: &TrainerState) -> Result<()> {
     let path = out.join(FILE);
-    let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+    let mut file = append(out, FILE)?;
     let options = GenerateOptions { max_new_tokens: spec.max_new_tokens, ..GenerateOptions::default() };
     for prompt in &spec.prompts {
         let said = parts.generate(&prompt.text, &prompt.images, &options)?;
@@ -29,7 +29,7 @@ pub(super) fn write(out: &Path, spec: &SamplesSpec, parts: Parts, stage: &str, s
             "step": state.step,
             "global_step": state.global_step,
             "prompt": prompt.text,
-            "images": prompt.images,
+            "images": prompt.images.iter().map(|image| image.to_string_lossy()).collect::<Vec<_>>(),
             "text": said.text,
         });
         writeln!(file, "{line}").map_err(Error::io(&path))?;

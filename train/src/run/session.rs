@@ -11,7 +11,9 @@ use vila_model::{Parts, Vila, VilaModel};
 use crate::checkpoint::Carried;
 use crate::loader::{Geometry, Share, Source, StageData};
 use crate::packing::grain;
+use crate::ranks::Facts;
 use crate::recipe::{Recipe, StageSpec, TokenIds};
+use crate::say::say;
 use crate::{Error, Result};
 
 /// The model of a run between stages.
@@ -45,7 +47,7 @@ impl Session {
             config,
             extras: BTreeMap::new(),
             tokenizer: tokenizer.file_bytes().to_vec(),
-            preprocessor: processor.to_json(),
+            processor: processor.clone(),
             recipe: printed(recipe),
         };
         Ok(Session { backend, carried, store: Some(store), tokenizer, processor })
@@ -68,7 +70,7 @@ impl Session {
             config: vila.config,
             extras: vila.extras,
             tokenizer: vila.tokenizer.file_bytes().to_vec(),
-            preprocessor: vila.processor.to_json(),
+            processor: vila.processor.clone(),
             recipe: printed(recipe),
         };
         Session { backend, carried, store: Some(vila.store), tokenizer: vila.tokenizer, processor: vila.processor }
@@ -91,6 +93,41 @@ impl Session {
         Ok(())
     }
 
+    /// Takes the conversation template of the source with the largest share, the first among equals, which checkpoints
+    /// name from now on; `aloud` says so where sources have several.
+    pub(super) fn learn_template(&mut self, stage: &StageSpec, data: &StageData, aloud: bool) {
+        let share = |source: &str| stage.data.get(source).copied().unwrap_or(0.0);
+        let mut templates = data.templates();
+        templates.sort_by(|(one, _), (other, _)| share(other).total_cmp(&share(one)));
+        let Some((source, template)) = templates.first().cloned() else { return };
+        if aloud && templates.iter().any(|(_, other)| *other != template) {
+            say(format_args!(
+                "stage {}: its sources have several conversation templates; `chat` and `eval` will use that of `{source}` \
+                 ({}) unless --template names another",
+                stage.name,
+                template.name()
+            ));
+        }
+        self.carried.config.template = Some(template);
+    }
+
+    /// What ranks must have alike of a model that each has read by itself: checksums of its files and of every weight.
+    pub(super) fn facts(&self) -> Result<Facts> {
+        let Carried { config, tokenizer, processor, .. } = &self.carried;
+        let sum = |bytes: &[u8]| format!("{:08x}", crc32c::crc32c(bytes));
+        let mut facts = Facts::new()
+            .with("a model configuration, whose checksum", sum(format!("{config:?}").as_bytes()))
+            .with("a tokenizer, whose checksum", sum(tokenizer))
+            .with("image settings, whose checksum", sum(format!("{processor:?}").as_bytes()));
+        let store = self.weights()?;
+        for id in store.ids() {
+            let parts = store.weight_parts(id).iter().map(|part| Ok(sum(&self.backend.download(part)?)));
+            let sums = parts.collect::<Result<Vec<_>>>()?.join(" ");
+            facts = facts.with(format!("weights {}, whose checksum", store.spec(id).name), sums);
+        }
+        Ok(facts)
+    }
+
     pub(super) fn weights(&self) -> Result<&ParamStore> {
         self.store.as_ref().ok_or_else(|| Error::Data("the weights are gone after a failed stage".into()))
     }
@@ -103,7 +140,10 @@ impl Session {
 }
 
 fn printed(recipe: &Recipe) -> String {
-    toml::to_string_pretty(recipe).unwrap_or_default()
+    // TOML has no place for bytes that are not text.
+    let mut recipe = recipe.clone();
+    recipe.change_paths(|path| *path = path.to_string_lossy().into_owned().into());
+    toml::to_string_pretty(&recipe).unwrap_or_default()
 }
 
 /// Multiplies the stage index into seeds, so that stages draw different orders.
@@ -127,6 +167,7 @@ pub(super) fn stage_data(
         tokens_per_image: session.carried.config.tokens_per_image(),
         max_positions: session.carried.config.llm.max_positions,
         align: if session.backend.needs_fixed_shapes() { grain(stage.capacity) } else { 1 },
+        vocabulary: session.carried.config.llm.vocab_size,
         width: session.carried.config.llm.hidden_size,
     };
     StageData::new(stage_seed(recipe, index), stage, sources, geometry, share, session.processor.clone())

@@ -8,6 +8,7 @@ use signal_hook::consts::SIGTERM;
 use vila_autograd::{ParamStore, Tape};
 use vila_engine::ops::{Copy, Fill};
 use vila_engine::{Backend, DType, Tensor, philox};
+use vila_files::OwnFolder;
 use vila_model::VilaModel;
 use vila_model::weights::Component;
 
@@ -22,7 +23,7 @@ use crate::metrics::{SourceLoss, StepMetrics, WallMetrics};
 use crate::optimizer::{Optimizer, Sharing, schedule};
 use crate::order::digest;
 use crate::profile::{self, Profiler};
-use crate::ranks::{Collective, GradientExchange, Partition};
+use crate::ranks::{Collective, Facts, GradientExchange, Partition, agree_on};
 use crate::recipe::{Recipe, StageSpec};
 use crate::{Error, Result};
 
@@ -104,10 +105,15 @@ impl StageRunner<'_> {
         resume_from: Option<&Path>,
     ) -> Result<(String, Option<usize>)> {
         session.retrain(self.recipe, self.stage)?;
+        session.learn_template(self.stage, &data, self.first());
         let backend = Arc::clone(&session.backend);
         let backend = &*backend;
         let store = session.weights()?;
         let model = VilaModel::new(backend, &session.carried.config, store)?;
+        let hashes = data.source_hashes().fold(Facts::new(), |facts, (name, hash)| {
+            facts.with(format!("the data of sources.{name}, whose hash"), hash)
+        });
+        agree_on(self.collective, &hashes)?;
         if self.stage.feature_bank {
             data.fill_feature_bank(backend, &model, store)?;
         }
@@ -126,7 +132,7 @@ impl StageRunner<'_> {
         }
         let course = Course {
             held_out: if self.stage.validate_every > 0 { data.held_out()? } else { None },
-            log: self.first().then(|| Log::open(self, state)).transpose()?,
+            log: self.first().then(|| Log::open(self, state, &data)).transpose()?,
             guard: Guard::new(self.recipe),
             training,
             data: &data,
@@ -244,6 +250,7 @@ impl StageRunner<'_> {
             micro_batches: step.micro_batches,
             packing: step.tokens as f64 / step.positions.max(1) as f64,
             validation_loss,
+            left_out: if state.step + passed_over == 1 { course.data.left_out() } else { BTreeMap::new() },
             skipped,
         };
         let wall = WallMetrics {
@@ -430,9 +437,10 @@ impl StageRunner<'_> {
             return Ok(());
         }
         if let (Some(records), true) = (profiler.stop(), self.first()) {
-            let folder = self.recipe.out.join("profile").join(&self.stage.name);
-            std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            profile::write(&records, &folder)?;
+            let folder = OwnFolder::create(&self.recipe.out)
+                .and_then(|out| out.folder(profile::FOLDER)?.folder(&self.stage.name))
+                .map_err(Error::io(self.recipe.out.join(profile::FOLDER).join(&self.stage.name)))?;
+            profile::write(&records, folder.path())?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Writing the toy corpora as files.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -173,7 +173,7 @@ fn write_png(path: &Path, tile: &Tile) -> Result<(), ToyError> {
     encoder
         .write_image(&enlarge(tile), SIDE as u32, SIDE as u32, ExtendedColorType::L8)
         .map_err(std::io::Error::other)
-        .and_then(|()| fs::write(path, &png))
+        .and_then(|()| vila_files::create(path)?.write_all(&png))
         .map_err(io_at(path, "write the image"))
 }
 
@@ -215,7 +215,7 @@ impl Files<'_> {
         let made: Result<Vec<String>, _> =
             (0..count).into_par_iter().map(|index| serde_json::to_string(&record(index))).collect();
         let write = || -> std::io::Result<()> {
-            let mut file = BufWriter::new(File::create(&path)?);
+            let mut file = BufWriter::new(vila_files::create(&path)?);
             file.write_all(before.as_bytes())?;
             for (index, json) in made?.iter().enumerate() {
                 if index > 0 {

@@ -50,5 +50,5 @@ pub enum ToyError {
 /// Attaches path and action to an I/O error.
 pub(super) fn io_at(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> ToyError {
     let path = path.to_owned();
-    move |source| ToyError::Io { path, action, source }
+    move |source| ToyError::Io { path, action, source: vila_files::explain(source) }
 }

@@ -36,7 +36,7 @@ pub fn train_tokenizer(files: &[PathBuf], out: impl AsRef<Path>) -> Result<(), T
     }
     let tokenizer = trained(texts).map_err(|error| ToyError::Tokenizer { reason: error.to_string() })?;
     let json = tokenizer.to_string(true).map_err(|error| ToyError::Tokenizer { reason: error.to_string() })?;
-    fs::write(out.as_ref(), json).map_err(io_at(out.as_ref(), "write the tokenizer"))
+    vila_files::write(out.as_ref(), json.as_bytes()).map_err(io_at(out.as_ref(), "write the tokenizer"))
 }
 
 fn trained(texts: Vec<String>) -> tokenizers::Result<Tokenizer> {

@@ -1,13 +1,12 @@
 //! `vila data show`: a few documents as they will be trained on.
 
-use std::fs;
 use std::path::Path;
 
 use vila_model::tokenizer::Tokenizer;
 
 use super::super::shard::{ImageId, SampleView, ShardReader};
 use super::super::tokens::IMAGE_PLACEHOLDER;
-use super::{DataError, html};
+use super::{DataError, html, stored_tokenizer};
 
 /// Some documents of a shard, ready to be looked at.
 #[derive(Debug, Clone)]
@@ -33,13 +32,7 @@ pub(super) enum Piece {
 /// The shard is damaged, or the page cannot be written.
 pub fn show(dir: &Path, count: usize, seed: u64, html: Option<&Path>) -> Result<Shown, DataError> {
     let reader = ShardReader::open(dir)?;
-    let tokenizer = match reader.tokenizer_json()? {
-        Some(definition) => {
-            let path = dir.join(super::super::shard::TOKENIZER);
-            Some(Tokenizer::from_bytes(definition, &path).map_err(DataError::Tokenizer)?)
-        }
-        None => None,
-    };
+    let tokenizer = stored_tokenizer(&reader)?;
     let mut documents = Vec::new();
     for index in choose(reader.len(), count, seed) {
         let view = reader.sample(index)?;
@@ -49,7 +42,7 @@ pub fn show(dir: &Path, count: usize, seed: u64, html: Option<&Path>) -> Result<
     }
     if let Some(path) = html {
         let page = html::page(&reader, &documents)?;
-        fs::write(path, page).map_err(|source| DataError::Page { path: path.to_owned(), source })?;
+        vila_files::write(path, page.as_bytes()).map_err(|source| DataError::Page { path: path.to_owned(), source })?;
     }
     let mut text = String::new();
     for (index, view, pieces) in &documents {
@@ -96,7 +89,7 @@ fn choose(len: u64, count: usize, seed: u64) -> Vec<u64> {
 fn pieces(view: &SampleView<'_>, tokenizer: Option<&Tokenizer>) -> Result<Vec<Piece>, vila_model::Error> {
     let mut pieces = Vec::new();
     let mut images = view.images.iter();
-    let mut words = Words { tokenizer, seen: Vec::new(), text: String::new() };
+    let mut words = Words { tokenizer, before: Vec::new() };
     let mut start = 0;
     while start < view.tokens.len() {
         if view.tokens[start] == IMAGE_PLACEHOLDER {
@@ -116,23 +109,27 @@ fn pieces(view: &SampleView<'_>, tokenizer: Option<&Tokenizer>) -> Result<Vec<Pi
 /// Decodes a document piece by piece, so that the pieces joined are the text of the whole.
 struct Words<'a> {
     tokenizer: Option<&'a Tokenizer>,
-    seen: Vec<u32>,
-    text: String,
+    /// The last tokens of the pieces before, which may decide how the next one begins.
+    before: Vec<u32>,
 }
+
+/// How many tokens before a piece are decoded with it: more than a character of byte tokens has. All of them would make the
+/// work grow with the square of a document's turns.
+const CONTEXT: usize = 16;
 
 impl Words<'_> {
     fn next(&mut self, tokens: &[u32]) -> Result<String, vila_model::Error> {
         let Some(tokenizer) = self.tokenizer else {
             return Ok(tokens.iter().map(|token| format!("{token} ")).collect());
         };
-        self.seen.extend(tokens);
-        let text = tokenizer.decode_all(&self.seen)?;
-        let new = match text.strip_prefix(&self.text) {
-            Some(new) => new.to_owned(),
-            None => tokenizer.decode_all(tokens)?,
-        };
-        self.text = text;
-        Ok(new)
+        let before = tokenizer.decode_all(&self.before)?;
+        self.before.extend(tokens);
+        let text = tokenizer.decode_all(&self.before)?;
+        self.before.drain(..self.before.len().saturating_sub(CONTEXT));
+        match text.strip_prefix(&before) {
+            Some(new) => Ok(new.to_owned()),
+            None => tokenizer.decode_all(tokens),
+        }
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
+use super::error::Problem;
+
 /// One training document: text with an `<image>` mark for each image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Document {
     /// The text, without the tokens that begin and end a document.
     pub text: String,
-    /// Byte ranges of `text` whose tokens are prediction targets. Image marks inside are not.
+    /// Byte ranges of `text` whose tokens are prediction targets, in order; each begins where a prompt would end. Image
+    /// marks inside are not.
     pub trained: Vec<Range<usize>>,
     /// What follows the text.
     pub end: DocumentEnd,
@@ -25,6 +28,21 @@ pub enum DocumentEnd {
     Closed,
     /// The end-of-sequence token, to be predicted.
     ClosedAndTrained,
+}
+
+/// What became of a record.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    /// Its documents, or why they cannot be used.
+    pub(super) documents: Vec<Result<Document, Problem>>,
+    /// What was left out without being a fault: the keys under which it is counted.
+    pub(super) notes: Vec<&'static str>,
+}
+
+impl From<Document> for Parsed {
+    fn from(document: Document) -> Self {
+        Self { documents: vec![Ok(document)], notes: Vec::new() }
+    }
 }
 
 impl Document {

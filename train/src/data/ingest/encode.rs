@@ -1,11 +1,11 @@
-//! One tokenisation per document, and the loss mask from its byte offsets.
+//! A document's tokens, and which of them are learned.
 
-use std::ops::Range;
+use vila_model::turns::{Encode, Turns};
 
 use super::super::tokens::{IMAGE_MARK, IMAGE_PLACEHOLDER, Span, Tokenize, TokenizeError};
 use super::document::{Document, DocumentEnd};
 use super::error::Problem;
-use super::options::TokenLimit;
+use super::options::{TokenLimit, TooLong};
 
 /// A document as tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,17 +22,20 @@ pub struct Encoded {
 
 /// Tokenises a document.
 ///
-/// A token is a target if it shares a byte with a trained range; the token that begins the document and images never
-/// are.
+/// Trained ranges begin where prompts end, and the tokens before them are those of the prompt. A token is a target if it
+/// comes after them and begins before the range's end; the token that begins the document and images never are.
 ///
 /// # Errors
-/// The tokenizer fails, marks and images disagree, or there is no text or nothing to learn.
+/// The tokenizer fails, marks and images disagree, there is no text or nothing to learn, or the document is too long and is
+/// not to be cut.
 pub fn encode_document(
     tokenizer: &dyn Tokenize,
     document: &Document,
     limit: Option<TokenLimit>,
+    too_long: TooLong,
 ) -> Result<Encoded, Problem> {
-    let spans = encode_with_images(tokenizer, &document.text)?;
+    let cuts: Vec<usize> = document.trained.iter().map(|trained| trained.start).collect();
+    let Turns { spans, starts } = Turns::encode(&WithImages(tokenizer), &document.text, &cuts)?;
     let marks = spans.iter().filter(|(token, _)| *token == IMAGE_PLACEHOLDER).count();
     if marks != document.images.len() {
         return Err(Problem::CountMismatch { marks, images: document.images.len() });
@@ -44,9 +47,12 @@ pub fn encode_document(
     if let Some(bos) = tokenizer.bos() {
         encoded.push(bos, false);
     }
-    for (token, range) in spans {
-        let target = token != IMAGE_PLACEHOLDER && document.trained.iter().any(|trained| overlap(trained, &range));
-        encoded.push(token, target);
+    let first = encoded.tokens.len();
+    spans.iter().for_each(|(token, _)| encoded.push(*token, false));
+    for (trained, start) in document.trained.iter().zip(starts) {
+        let targets = spans.iter().zip(&mut encoded.loss[first..]).skip(start);
+        let targets = targets.take_while(|((_, span), _)| span.start < trained.end);
+        targets.for_each(|((token, _), target)| *target = *token != IMAGE_PLACEHOLDER);
     }
     match document.end {
         DocumentEnd::Open => {}
@@ -54,7 +60,7 @@ pub fn encode_document(
         DocumentEnd::ClosedAndTrained => encoded.push(tokenizer.eos(), true),
     }
     if let Some(limit) = limit {
-        encoded.cut_to(limit);
+        encoded.fit(limit, too_long)?;
     }
     // Nothing stands before the first token that could predict it.
     if let Some(first) = encoded.loss.first_mut() {
@@ -69,23 +75,52 @@ impl Encoded {
         self.loss.push(target);
     }
 
-    /// Keeps what fits; an image that does not fit whole goes.
-    fn cut_to(&mut self, limit: TokenLimit) {
-        let mut length = 0;
-        let fitting = self.tokens.iter().take_while(|&&token| {
-            length += if token == IMAGE_PLACEHOLDER { limit.per_image } else { 1 };
-            length <= limit.tokens
-        });
-        let kept = fitting.count();
-        self.cut = kept < self.tokens.len();
-        self.tokens.truncate(kept);
-        self.loss.truncate(kept);
-        self.images = self.tokens.iter().filter(|&&token| token == IMAGE_PLACEHOLDER).count();
+    /// Holds a document to its limit.
+    fn fit(&mut self, limit: TokenLimit, too_long: TooLong) -> Result<(), Problem> {
+        let kept = fitting(&self.tokens, limit);
+        if kept == self.tokens.len() {
+            return Ok(());
+        }
+        let length = self.tokens.len() + self.images * limit.per_image - self.images;
+        let learns = self.loss.iter().take(kept).skip(1).any(|&target| target);
+        match too_long {
+            TooLong::Cut if !self.loss.contains(&true) => Err(Problem::NoTarget),
+            TooLong::Cut if !learns => Err(Problem::CutLeavesNoAnswer { length, limit: limit.tokens }),
+            TooLong::Skip | TooLong::Stop => Err(Problem::TooLong { length, limit: limit.tokens }),
+            TooLong::Cut => {
+                self.cut = true;
+                self.tokens.truncate(kept);
+                self.loss.truncate(kept);
+                self.images = self.tokens.iter().filter(|&&token| token == IMAGE_PLACEHOLDER).count();
+                Ok(())
+            }
+        }
     }
 }
 
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end
+/// A tokenizer for which image marks become placeholders.
+struct WithImages<'a>(&'a dyn Tokenize);
+
+impl Encode for WithImages<'_> {
+    type Error = TokenizeError;
+
+    fn encode(&self, text: &str) -> Result<Vec<Span>, TokenizeError> {
+        encode_with_images(self.0, text)
+    }
+
+    fn parts_text(&self, id: u32) -> bool {
+        id == IMAGE_PLACEHOLDER || self.0.is_added(id)
+    }
+}
+
+/// How many tokens fit; an image that does not fit whole does not.
+pub(crate) fn fitting(tokens: &[u32], limit: TokenLimit) -> usize {
+    let mut length = 0usize;
+    let fits = |token: &&u32| {
+        length = length.saturating_add(if **token == IMAGE_PLACEHOLDER { limit.per_image } else { 1 });
+        length <= limit.tokens
+    };
+    tokens.iter().take_while(fits).count()
 }
 
 /// Tokens of a text in which image marks become placeholders.

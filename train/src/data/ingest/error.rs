@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::super::shard::ShardError;
 use super::super::tokens::TokenizeError;
 use super::options::OptionError;
+use crate::stop::Stopped;
 
 /// Ingestion stopped.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum IngestError {
     #[error(transparent)]
     Options(#[from] OptionError),
     /// An input file could not be read.
-    #[error("{}: cannot be read: {source}; check the path given as input", path.display())]
+    #[error("{}: cannot be read: {source}", path.display())]
     Source {
         /// The file.
         path: PathBuf,
@@ -31,6 +32,27 @@ pub enum IngestError {
         path: PathBuf,
         /// What is wrong and what to do.
         problem: String,
+    },
+    /// An image could not be read for a reason that lies outside the data.
+    #[error(
+        "image {}: the system refused to read it: {source}; the record may be sound, so that it is not passed over: mend the cause and \
+         ingest again", path.display()
+    )]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A document is longer than it may be, and the policy is to stop.
+    #[error(
+        "{place}: {problem}; cut such documents with too_long = \"cut\", leave them out with \"skip\", or raise max_tokens"
+    )]
+    TooLong {
+        /// Where it is.
+        place: Place,
+        /// How long it is.
+        problem: Problem,
     },
     /// A record cannot be used, and the policy is to stop.
     #[error(
@@ -60,6 +82,9 @@ pub enum IngestError {
         /// How many records were left out.
         skipped: u64,
     },
+    /// A signal came; no shard was made, and the same call starts over.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// The shard could not be written.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -69,9 +94,15 @@ pub enum IngestError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
     /// The file.
+    #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
     /// The line on which the record begins, counted from 1.
     pub line: u64,
+}
+
+/// JSON has no place for bytes that are not text.
+fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 impl fmt::Display for Place {
@@ -97,6 +128,44 @@ pub enum Problem {
     /// Not a JSON object of the expected form.
     #[error("not a valid record: {0}")]
     Json(#[from] serde_json::Error),
+    /// Two fields for one thing say different things.
+    #[error("fields `{}` and `{}` are both there and differ; keep the one that is meant", fields[0], fields[1])]
+    TwoFields {
+        /// The fields.
+        fields: [&'static str; 2],
+    },
+    /// A field has content that would be lost.
+    #[error(
+        "field `{field}` has content that format `{format}` does not read; remove the field, or choose a format that reads it"
+    )]
+    UnreadField {
+        /// The field.
+        field: String,
+        /// The format.
+        format: &'static str,
+    },
+    /// A pair of an image and a text has more images.
+    #[error("format `pairs` has one image for a text, there are {images}; use the format `llava` or `mmc4`")]
+    NotAPair {
+        /// Number of images.
+        images: usize,
+    },
+    /// Longer than it may be.
+    #[error("the document takes {length} positions, {limit} are allowed")]
+    TooLong {
+        /// Its positions.
+        length: usize,
+        /// The most there may be.
+        limit: usize,
+    },
+    /// What is left of a document that is too long has nothing to learn.
+    #[error("the document takes {length} positions, and the first {limit} have no token to learn")]
+    CutLeavesNoAnswer {
+        /// Its positions.
+        length: usize,
+        /// The most there may be.
+        limit: usize,
+    },
     /// No text at all.
     #[error("the document has no text")]
     Empty,
@@ -148,11 +217,26 @@ pub enum Problem {
     Tokenize(#[from] TokenizeError),
 }
 
+/// Key under which documents that were too long and left out are counted.
+pub(crate) const TOO_LONG: &str = "too_long";
+/// Key under which documents are counted whose beginning, as far as it fits, has nothing to learn.
+pub(crate) const CUT_LEAVES_NO_ANSWER: &str = "cut_leaves_no_answer";
+
 impl Problem {
+    /// Neither `field` nor what may stand in its place is there.
+    pub(super) fn missing(field: &str) -> Self {
+        Self::Json(serde::de::Error::custom(format!("field {field} is missing")))
+    }
+
     /// The key under which such problems are counted.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Json(_) => "invalid_record",
+            Self::TwoFields { .. } => "contradicting_fields",
+            Self::UnreadField { .. } => "unread_field",
+            Self::NotAPair { .. } => "not_a_pair",
+            Self::TooLong { .. } => TOO_LONG,
+            Self::CutLeavesNoAnswer { .. } => CUT_LEAVES_NO_ANSWER,
             Self::Empty => "empty_document",
             Self::NoTarget => "no_target",
             Self::CountMismatch { .. } => "image_count_mismatch",

@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
 use rayon::prelude::*;
-use vila_model::image::decode;
+use sha2::{Digest, Sha256};
+use vila_files::MAX_IMAGE;
+use vila_model::image::{ImageError, check_size, decode};
 
 use super::super::shard::{ImageBlob, ImageId, ShardError, ShardWriter};
-use super::error::Problem;
+use super::error::{IngestError, Problem};
+use crate::stop;
 
 /// An image that decodes.
 struct Loaded {
@@ -27,9 +31,25 @@ pub(super) struct ImageShelf {
 
 impl ImageShelf {
     /// Reads and checks the files of a batch that are not stored yet, in parallel.
-    pub(super) fn load<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) {
+    ///
+    /// # Errors
+    /// The system refused to read one, which is nothing about its record; a signal came meanwhile.
+    pub(super) fn load<'a>(
+        &mut self,
+        paths: impl Iterator<Item = &'a Path>,
+        folder: &ImageFolder,
+    ) -> Result<(), IngestError> {
         let new: BTreeSet<&Path> = paths.filter(|path| !self.stored.contains_key(*path)).collect();
-        self.batch = new.into_par_iter().map(|path| (path.to_owned(), load(path))).collect();
+        let load = |path: &Path| {
+            stop::check()?;
+            match load(path, folder) {
+                Ok(image) => Ok((path.to_owned(), Ok(image))),
+                Err(Fault::Record(problem)) => Ok((path.to_owned(), Err(problem))),
+                Err(Fault::System(source)) => Err(IngestError::Image { path: path.to_owned(), source }),
+            }
+        };
+        self.batch = new.into_par_iter().map(load).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// Is every one of these images usable? Stores nothing.
@@ -65,13 +85,93 @@ impl ImageShelf {
     }
 }
 
-fn load(path: &Path) -> Result<Loaded, Problem> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Problem::MissingImage(path.to_owned())),
-        Err(error) => return Err(Problem::BadImage(format!("image file {} cannot be read: {error}", path.display()))),
-    };
-    let picture = decode(&bytes, &path.display().to_string()).map_err(|error| Problem::BadImage(error.to_string()))?;
+/// Where the images of an input lie.
+pub(super) struct ImageFolder {
+    root: PathBuf,
+    /// The folder without links; nothing if images may lie anywhere.
+    bounds: Option<PathBuf>,
+}
+
+impl ImageFolder {
+    pub(super) fn new(root: PathBuf, anywhere: bool) -> Self {
+        // A folder that is not there has no images, each of which will be missed.
+        let real = fs::canonicalize(if root.as_os_str().is_empty() { Path::new(".") } else { &root });
+        let bounds = (!anywhere).then(|| real.unwrap_or_else(|_| root.clone()));
+        Self { root, bounds }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Refuses a file outside the folder.
+    fn check(&self, path: &Path) -> Result<(), Fault> {
+        let Some(bounds) = &self.bounds else { return Ok(()) };
+        let name = path.strip_prefix(&self.root).ok();
+        let below = name
+            .is_some_and(|name| name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)));
+        if below && fs::canonicalize(path).map_err(|error| fault(path, error))?.starts_with(bounds) {
+            return Ok(());
+        }
+        Err(Fault::Record(Problem::BadImage(format!(
+            "image file {} lies outside the image folder {}; name a folder that holds it (--images, or `images` in a recipe), or \
+             allow such files with --images-anywhere (`images_anywhere = true`)",
+            path.display(),
+            self.root.display()
+        ))))
+    }
+}
+
+/// What is known of a file without reading it; another stamp means that it may be another image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(Option<[i64; 5]>);
+
+impl Stamp {
+    pub(super) fn of(path: &Path) -> Self {
+        let times =
+            |data: fs::Metadata| [data.size() as i64, data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()];
+        Self(fs::metadata(path).ok().map(times))
+    }
+
+    pub(super) fn add_to(self, hash: &mut Sha256) {
+        hash.update([u8::from(self.0.is_some())]);
+        self.0.into_iter().flatten().for_each(|number| hash.update(number.to_le_bytes()));
+    }
+}
+
+/// Why an image cannot be had.
+enum Fault {
+    /// The data is at fault.
+    Record(Problem),
+    /// The system is.
+    System(io::Error),
+}
+
+/// What an error of the operating system says about the data: it names a file that is not there, or is no file. Everything else,
+/// too many open files among it, says nothing.
+fn fault(path: &Path, error: io::Error) -> Fault {
+    // ENXIO, ENODEV, ELOOP: a socket, a device without driver, a link to itself.
+    const NO_FILE: [i32; 3] = [6, 19, 40];
+    let special = error.raw_os_error().is_some_and(|code| NO_FILE.contains(&code));
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Fault::Record(Problem::MissingImage(path.to_owned())),
+        ErrorKind::InvalidInput
+        | ErrorKind::IsADirectory
+        | ErrorKind::FileTooLarge
+        | ErrorKind::InvalidFilename
+        | ErrorKind::InvalidData => Fault::Record(Problem::BadImage(format!("image file {} {error}", path.display()))),
+        _ if special => Fault::Record(Problem::BadImage(format!("image file {} is no regular file", path.display()))),
+        _ => Fault::System(error),
+    }
+}
+
+fn load(path: &Path, folder: &ImageFolder) -> Result<Loaded, Fault> {
+    folder.check(path)?;
+    let bytes = vila_files::read(path, MAX_IMAGE).map_err(|error| fault(path, error))?;
+    let name = path.display().to_string();
+    let bad = |error: ImageError| Fault::Record(Problem::BadImage(error.to_string()));
+    let picture = decode(&bytes, &name).map_err(bad)?;
+    check_size(picture.width(), picture.height(), &name).map_err(bad)?;
     Ok(Loaded { width: picture.width(), height: picture.height(), bytes })
 }
 
@@ -80,5 +180,23 @@ fn again(problem: &Problem) -> Problem {
     match problem {
         Problem::MissingImage(path) => Problem::MissingImage(path.clone()),
         other => Problem::BadImage(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_is_no_fault_of_a_record() {
+        let of = |code: i32| fault(Path::new("f"), vila_files::explain(io::Error::from_raw_os_error(code)));
+        // EACCES, EMFILE, ENFILE, EIO, ENOMEM, ESTALE.
+        for code in [13, 24, 23, 5, 12, 116] {
+            assert!(matches!(of(code), Fault::System(_)), "{code}");
+        }
+        // ENOENT, ENOTDIR, EISDIR, ENAMETOOLONG, ELOOP, ENXIO, ENODEV.
+        for code in [2, 20, 21, 36, 40, 6, 19] {
+            assert!(matches!(of(code), Fault::Record(_)), "{code}");
+        }
     }
 }

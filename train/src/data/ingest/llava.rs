@@ -4,21 +4,22 @@ use serde::Deserialize;
 
 use super::super::template::{Exchange, Template};
 use super::super::tokens::IMAGE_MARK;
-use super::document::{Document, DocumentEnd};
+use super::document::{Document, DocumentEnd, Parsed};
 use super::error::Problem;
+use super::media::Names;
+
+/// Key under which greetings before the first question are counted: they answer nothing.
+const FIRST_ANSWER: &str = "first_answer_dropped";
+/// Key under which last questions are counted that nobody answers.
+const LAST_QUESTION: &str = "last_question_dropped";
 
 /// The fields that matter of one object.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {
-    image: Option<OneOrMany>,
+    image: Option<Names>,
+    images: Option<Names>,
+    system: Option<String>,
     conversations: Vec<Turn>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -34,32 +35,45 @@ enum Speaker {
 }
 
 /// The conversation under `template`; the answers and their ends are learned.
-pub(super) fn document(record: Record, template: &Template) -> Result<Document, Problem> {
-    let images = match record.image {
-        None => Vec::new(),
-        Some(OneOrMany::One(image)) => vec![image],
-        Some(OneOrMany::Many(images)) => images,
-    };
-    let mut exchanges = exchanges(record.conversations)?;
+pub(super) fn parse(record: Record, template: &Template) -> Result<Parsed, Problem> {
+    let images = Names::of(record.image, record.images)?;
+    let mut turns = record.conversations;
+    let system = own_system(record.system, &mut turns)?;
+    let own = system.map(|system| template.clone().with_system(system));
+    let template = own.as_ref().unwrap_or(template);
+    let (mut exchanges, notes) = exchanges(turns)?;
     if exchanges.is_empty() {
         return Err(Problem::NoTarget);
     }
     if template.is_plain() && exchanges.len() != 1 {
         return Err(Problem::NotPlain { exchanges: exchanges.len() });
     }
-    place_images(&mut exchanges, images.len());
+    place_images(&mut exchanges, images.len(), template.is_compat());
     let rendered = template.render(&exchanges);
     let marks = rendered.text.matches(IMAGE_MARK).count();
     if marks != images.len() {
         return Err(Problem::CountMismatch { marks, images: images.len() });
     }
-    Ok(Document { text: rendered.text, trained: rendered.trained, end: DocumentEnd::Open, images })
+    let document = Document { text: rendered.text, trained: rendered.trained, end: DocumentEnd::Open, images };
+    Ok(Parsed { notes, ..document.into() })
 }
 
-/// Pairs up the turns. A first turn that is not the user's is dropped, as is a last question without an answer.
-fn exchanges(turns: Vec<Turn>) -> Result<Vec<Exchange>, Problem> {
+/// The record's own system prompt: its field `system`, or a first turn by `system`. Empty ones are none.
+fn own_system(field: Option<String>, turns: &mut Vec<Turn>) -> Result<Option<String>, Problem> {
+    let turn = turns.first().is_some_and(|turn| turn.from == "system").then(|| turns.remove(0).value);
+    let [field, turn] = [field, turn].map(|system| system.filter(|system| !system.trim().is_empty()));
+    match (field, turn) {
+        (Some(field), Some(turn)) if field != turn => {
+            Err(Problem::TwoFields { fields: ["system", "conversations[0]"] })
+        }
+        (field, turn) => Ok(field.or(turn)),
+    }
+}
+
+/// Pairs up the turns. A first turn that is the assistant's is dropped, as is a last question without an answer.
+fn exchanges(turns: Vec<Turn>) -> Result<(Vec<Exchange>, Vec<&'static str>), Problem> {
     let mut exchanges = Vec::with_capacity(turns.len() / 2);
-    let mut open: Option<String> = None;
+    let (mut open, mut notes): (Option<String>, _) = (None, Vec::new());
     for (index, turn) in turns.into_iter().enumerate() {
         let expected = if open.is_none() { Speaker::Human } else { Speaker::Assistant };
         match (speaker(&turn.from), expected) {
@@ -68,14 +82,15 @@ fn exchanges(turns: Vec<Turn>) -> Result<Vec<Exchange>, Problem> {
                 let question = open.take().unwrap_or_default();
                 exchanges.push(Exchange { question, answer: turn.value });
             }
-            _ if index == 0 => {}
+            (Some(Speaker::Assistant), Speaker::Human) if index == 0 => notes.push(FIRST_ANSWER),
             (_, expected) => {
                 let expected = if expected == Speaker::Human { "human" } else { "gpt" };
                 return Err(Problem::Roles { turn: index + 1, found: turn.from, expected });
             }
         }
     }
-    Ok(exchanges)
+    notes.extend(open.map(|_| LAST_QUESTION));
+    Ok((exchanges, notes))
 }
 
 fn speaker(name: &str) -> Option<Speaker> {
@@ -87,7 +102,7 @@ fn speaker(name: &str) -> Option<Speaker> {
 }
 
 /// Puts a newline after every mark; images that nothing refers to go in front of the first question.
-fn place_images(exchanges: &mut [Exchange], images: usize) {
+fn place_images(exchanges: &mut [Exchange], images: usize, compat: bool) {
     let marked = exchanges.iter().any(|e| e.question.contains(IMAGE_MARK) || e.answer.contains(IMAGE_MARK));
     if let (false, Some(first)) = (marked, exchanges.first_mut()) {
         first.question.insert_str(0, &IMAGE_MARK.repeat(images));
@@ -95,20 +110,21 @@ fn place_images(exchanges: &mut [Exchange], images: usize) {
     for exchange in exchanges {
         for value in [&mut exchange.question, &mut exchange.answer] {
             if value.contains(IMAGE_MARK) {
-                *value = newline_after_marks(value);
+                *value = newline_after_marks(value, compat);
             }
         }
     }
 }
 
-/// Keeps each mark where it stands: one newline after it, other blanks around it reduced to one space before it.
-fn newline_after_marks(value: &str) -> String {
+/// Keeps each mark where it stands: one newline after it, other blanks around it reduced to one space before it. VILA 1.5
+/// puts that space between two adjacent marks, too (`compat`).
+fn newline_after_marks(value: &str, compat: bool) -> String {
     let mut placed = String::with_capacity(value.len() + 8);
     let mut chunks = value.split(IMAGE_MARK).map(str::trim).peekable();
     while let Some(chunk) = chunks.next() {
         placed.push_str(chunk);
         if chunks.peek().is_some() {
-            if !chunk.is_empty() {
+            if !chunk.is_empty() || compat && !placed.is_empty() {
                 placed.push(' ');
             }
             placed.push_str(IMAGE_MARK);
@@ -124,7 +140,7 @@ mod tests {
     use super::*;
 
     fn made(json: &str, template: &str) -> Result<Document, Problem> {
-        document(serde_json::from_str(json)?, &Template::named(template).unwrap())
+        parse(serde_json::from_str(json)?, &Template::named(template).unwrap())?.documents.remove(0)
     }
 
     fn talk(image: &str, turns: &[(&str, &str)]) -> String {
@@ -135,10 +151,18 @@ mod tests {
 
     #[test]
     fn marks_stay_where_they_are() {
-        assert_eq!(newline_after_marks("<image>\nwhat ?"), "<image>\nwhat ?");
-        assert_eq!(newline_after_marks("<image> <image>what ?"), "<image>\n<image>\nwhat ?");
-        assert_eq!(newline_after_marks("is <image> like<image> ?"), "is <image>\nlike <image>\n?");
-        assert_eq!(newline_after_marks("what ?\n<image>"), "what ? <image>");
+        for (value, placed, released) in [
+            ("<image>\nwhat ?", "<image>\nwhat ?", "<image>\nwhat ?"),
+            ("<image> <image>what ?", "<image>\n<image>\nwhat ?", "<image>\n <image>\nwhat ?"),
+            ("is <image> like<image> ?", "is <image>\nlike <image>\n?", "is <image>\nlike <image>\n?"),
+            ("what ?\n<image>", "what ? <image>", "what ? <image>"),
+            ("<image><image><image>", "<image>\n<image>\n<image>", "<image>\n <image>\n <image>"),
+        ] {
+            assert_eq!(
+                (newline_after_marks(value, false), newline_after_marks(value, true)),
+                (placed.into(), released.into())
+            );
+        }
     }
 
     #[test]
@@ -149,7 +173,7 @@ mod tests {
         assert_eq!(document.images, ["a", "b"]);
         assert_eq!(
             document.trained.iter().map(|r| &document.text[r.clone()]).collect::<Vec<_>>(),
-            ["yes</s>", "no</s>"]
+            [" yes</s>", " no</s>"]
         );
     }
 
@@ -169,6 +193,33 @@ mod tests {
         assert!(made(&led, "vicuna_v1_nosys").is_ok_and(|document| document.text == " USER: a ASSISTANT: b</s>"));
         assert!(matches!(made(&talk("null", &[("human", "a")]), "v1"), Err(Problem::NoTarget)));
         assert!(matches!(made(&talk("null", &[]), "v1"), Err(Problem::NoTarget)));
+    }
+
+    #[test]
+    fn a_record_may_bring_its_system_prompt() {
+        let turn = talk("null", &[("system", "Be kind."), ("human", "a"), ("gpt", "b")]);
+        let field = talk("null", &[("human", "a"), ("gpt", "b")]).replacen('{', r#"{"system": "Be kind.", "#, 1);
+        for json in [turn.clone(), field, turn.replacen('{', r#"{"system": "Be kind.", "#, 1)] {
+            assert!(
+                made(&json, "vicuna_v1").is_ok_and(|made| made.text == "Be kind. USER: a ASSISTANT: b</s>"),
+                "{json}"
+            );
+        }
+        let two = turn.replacen('{', r#"{"system": "Be cruel.", "#, 1);
+        assert!(matches!(made(&two, "v1"), Err(Problem::TwoFields { .. })));
+        let empty = talk("null", &[("system", ""), ("human", "a"), ("gpt", "b")]);
+        assert!(made(&empty, "vicuna_v1").is_ok_and(|made| made.text.starts_with("A chat between")));
+        let late = talk("null", &[("human", "a"), ("gpt", "b"), ("system", "c")]);
+        assert!(matches!(made(&late, "v1"), Err(Problem::Roles { turn: 3, .. })));
+        let foreign = talk("null", &[("tool", "x"), ("human", "a"), ("gpt", "b")]);
+        assert!(matches!(made(&foreign, "v1"), Err(Problem::Roles { turn: 1, .. })));
+    }
+
+    #[test]
+    fn what_is_dropped_is_noted() {
+        let led = talk("null", &[("gpt", "hello"), ("human", "a"), ("gpt", "b"), ("human", "c")]);
+        let parsed = parse(serde_json::from_str(&led).unwrap(), &Template::named("v1").unwrap()).unwrap();
+        assert_eq!(parsed.notes, [FIRST_ANSWER, LAST_QUESTION]);
     }
 
     #[test]

@@ -1,16 +1,19 @@
-//! MMC4: interleaved documents, one JSON object a line.
+//! MMC4: interleaved documents, an object each.
 
 use serde::Deserialize;
 
 use super::super::tokens::IMAGE_MARK;
-use super::document::{Document, DocumentEnd};
+use super::document::{Document, DocumentEnd, Parsed};
 use super::error::Problem;
 use super::options::{Layout, LossScope};
 
 /// What `<image>` in web text becomes, so that it is not taken for an image.
 const NEUTRAL_MARK: &str = "<IMAGE>";
 
-/// The fields that matter of one line.
+/// Key under which documents without images are counted.
+const WITHOUT_IMAGES: &str = "without_images";
+
+/// The fields that matter of one record.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {
     text_list: Vec<String>,
@@ -43,40 +46,39 @@ pub(super) fn neutralise(text: &str) -> String {
 }
 
 /// The documents of one record; none if it has no images.
-pub(super) fn documents(record: Record, rules: Rules) -> Result<Vec<Document>, Problem> {
+pub(super) fn parse(record: Record, rules: Rules) -> Result<Parsed, Problem> {
     let sentences: Vec<String> = record.text_list.iter().map(|sentence| neutralise(sentence)).collect();
-    let mut images = place(record.image_info.unwrap_or_default(), sentences.len(), rules.max_images)?;
-    if images.is_empty() {
-        return Ok(Vec::new());
+    let infos = record.image_info.unwrap_or_default().into_iter();
+    let placed = infos.take(rules.max_images.unwrap_or(usize::MAX)).map(|info| place(info, sentences.len()));
+    if rules.layout == Layout::Pairs {
+        let pair = |image: Placed| {
+            let own = &sentences[image.sentence..=image.sentence];
+            interleave(own, vec![Placed { sentence: 0, ..image }], rules.loss_scope)
+        };
+        return Ok(parsed(placed.map(|image| image.map(pair)).collect()));
     }
-    Ok(match rules.layout {
-        Layout::Native => {
-            images.sort_by_key(|image| image.sentence);
-            vec![interleave(&sentences, images, rules.loss_scope)]
-        }
-        Layout::ImagesFirst => {
-            images.sort_by_key(|image| image.sentence);
-            images.iter_mut().for_each(|image| image.sentence = 0);
-            vec![interleave(&sentences, images, rules.loss_scope)]
-        }
-        Layout::Pairs => images
-            .into_iter()
-            .map(|image| {
-                let own = &sentences[image.sentence..=image.sentence];
-                interleave(own, vec![Placed { sentence: 0, ..image }], rules.loss_scope)
-            })
-            .collect(),
-    })
+    let mut images = placed.collect::<Result<Vec<Placed>, _>>()?;
+    if images.is_empty() {
+        return Ok(parsed(Vec::new()));
+    }
+    images.sort_by_key(|image| image.sentence);
+    if rules.layout == Layout::ImagesFirst {
+        images.iter_mut().for_each(|image| image.sentence = 0);
+    }
+    Ok(parsed(vec![Ok(interleave(&sentences, images, rules.loss_scope))]))
 }
 
-/// The first images in file order, each with a sentence that exists.
-fn place(infos: Vec<ImageInfo>, sentences: usize, limit: Option<usize>) -> Result<Vec<Placed>, Problem> {
-    let kept = infos.into_iter().take(limit.unwrap_or(usize::MAX));
-    kept.map(|info| match usize::try_from(info.matched_text_index) {
+fn parsed(documents: Vec<Result<Document, Problem>>) -> Parsed {
+    let notes = if documents.is_empty() { vec![WITHOUT_IMAGES] } else { Vec::new() };
+    Parsed { documents, notes }
+}
+
+/// An image with a sentence that exists.
+fn place(info: ImageInfo, sentences: usize) -> Result<Placed, Problem> {
+    match usize::try_from(info.matched_text_index) {
         Ok(sentence) if sentence < sentences => Ok(Placed { name: info.image_name, sentence }),
         _ => Err(Problem::SentenceIndex { image: info.image_name, index: info.matched_text_index, sentences }),
-    })
-    .collect()
+    }
 }
 
 /// Sentences joined by spaces, each image before its sentence without spaces around it. `images` are in sentence order.
@@ -122,6 +124,10 @@ fn interleave(sentences: &[String], images: Vec<Placed>, scope: LossScope) -> Do
 mod tests {
     use super::*;
 
+    fn documents(record: Record, rules: Rules) -> Result<Vec<Document>, Problem> {
+        parse(record, rules)?.documents.into_iter().collect()
+    }
+
     fn record(sentences: &[&str], matched: &[i64]) -> Record {
         let info = |(n, &index): (usize, &i64)| ImageInfo { image_name: format!("i{n}"), matched_text_index: index };
         Record {
@@ -162,6 +168,17 @@ mod tests {
         };
         assert_eq!(learned(&[1]), (vec!["s1".to_owned()], DocumentEnd::Closed));
         assert_eq!(learned(&[0, 2]), (vec!["s0".to_owned(), "s2".to_owned()], DocumentEnd::ClosedAndTrained));
+    }
+
+    #[test]
+    fn a_pair_without_sentence_leaves_the_others() {
+        let parsed = parse(record(&["s0", "s1"], &[1, 7, 0]), rules(Layout::Pairs)).unwrap();
+        let texts: Vec<_> =
+            parsed.documents.iter().map(|document| document.as_ref().map(|document| &*document.text)).collect();
+        assert!(
+            matches!(texts[..], [Ok("<image>s1"), Err(Problem::SentenceIndex { index: 7, .. }), Ok("<image>s0")]),
+            "{texts:?}"
+        );
     }
 
     #[test]

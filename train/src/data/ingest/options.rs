@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::template::{Template, UnknownTemplate};
@@ -20,8 +21,12 @@ pub struct IngestOptions {
     pub inputs: Vec<PathBuf>,
     /// Folder that image names are relative to; by default each input's own folder (for MMC4 its `images` folder).
     pub image_root: Option<PathBuf>,
-    /// Longest document in tokens; what exceeds it is cut off.
+    /// Whether images may lie outside their folder: absolute paths, `..`, and links that lead out of it.
+    pub images_anywhere: bool,
+    /// Longest document in tokens.
     pub max_tokens: Option<TokenLimit>,
+    /// What to do with a document that is longer.
+    pub too_long: TooLong,
     /// What to do with a record that cannot be used.
     pub on_error: OnError,
     /// The shard directory to create.
@@ -90,6 +95,19 @@ pub enum OnError {
     Stop,
     /// Leave it out, count it and list it.
     Skip,
+}
+
+/// What to do with a document that is too long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooLong {
+    /// Keep what fits of its beginning, and images whole; leave it out if that has nothing to learn.
+    #[default]
+    Cut,
+    /// Leave it out and count it.
+    Skip,
+    /// Stop with an error that names it.
+    Stop,
 }
 
 /// The format-specific options as they are written on a command line or in a recipe, before they are checked.
@@ -210,7 +228,16 @@ impl Format {
 impl IngestOptions {
     /// Options with every default, for inputs of one format.
     pub fn new(format: Format, inputs: Vec<PathBuf>, out: impl Into<PathBuf>) -> Self {
-        Self { format, inputs, image_root: None, max_tokens: None, on_error: OnError::Stop, out: out.into() }
+        Self {
+            format,
+            inputs,
+            image_root: None,
+            images_anywhere: false,
+            max_tokens: None,
+            too_long: TooLong::Cut,
+            on_error: OnError::Stop,
+            out: out.into(),
+        }
     }
 
     /// Everything that decides the content of the shard, except the inputs' content and the tokenizer.
@@ -232,6 +259,12 @@ impl IngestOptions {
         }
         if let Some(limit) = self.max_tokens {
             options["max_tokens"] = json!({ "tokens": limit.tokens, "per_image": limit.per_image });
+        }
+        if self.too_long != TooLong::Cut {
+            options["too_long"] = json!(self.too_long);
+        }
+        if self.images_anywhere {
+            options["images_anywhere"] = json!(true);
         }
         if let Some(root) = &self.image_root {
             options["image_root"] = json!(root.to_string_lossy());
@@ -275,6 +308,8 @@ words!(Layout, "layout", "native, images-first, pairs",
     "native" => Layout::Native, "images-first" => Layout::ImagesFirst, "pairs" => Layout::Pairs);
 words!(LossScope, "loss_scope", "all_text, image_following_text_only",
     "all_text" => LossScope::AllText, "image_following_text_only" => LossScope::ImageFollowingTextOnly);
+words!(TooLong, "too_long", "cut, skip, stop",
+    "cut" => TooLong::Cut, "skip" => TooLong::Skip, "stop" => TooLong::Stop);
 words!(OnError, "on_error", "stop, skip", "stop" => OnError::Stop, "skip" => OnError::Skip);
 
 #[cfg(test)]

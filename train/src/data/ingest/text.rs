@@ -1,13 +1,12 @@
-//! Plain text: one JSON object a line.
+//! Plain text: an object each.
 
 use serde::Deserialize;
-use serde::de::Error;
 
 use super::document::Document;
 use super::error::Problem;
 use super::mmc4::neutralise;
 
-/// The fields that matter of one line; one of the two must be there.
+/// The fields that matter of one record; one of the two must be there.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {
     text: Option<String>,
@@ -19,7 +18,8 @@ pub(super) fn document(record: Record) -> Result<Document, Problem> {
     let text = match (record.text, record.text_list) {
         (Some(text), None) => text,
         (None, Some(sentences)) => sentences.join(" "),
-        _ => return Err(serde_json::Error::custom("one of `text` and `text_list` is needed").into()),
+        (Some(_), Some(_)) => return Err(Problem::TwoFields { fields: ["text", "text_list"] }),
+        (None, None) => return Err(Problem::missing("`text` (or `text_list`)")),
     };
     if text.trim().is_empty() {
         return Err(Problem::Empty);

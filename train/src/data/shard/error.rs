@@ -161,5 +161,5 @@ fn short(fingerprint: &str) -> &str {
 /// Attaches path and action to an I/O error.
 pub(super) fn io_at(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> ShardError {
     let path = path.to_owned();
-    move |source| ShardError::Io { path, action, source }
+    move |source| ShardError::Io { path, action, source: vila_files::explain(source) }
 }

@@ -1,7 +1,6 @@
 //! `manifest.json`: what a shard contains, where it came from, and the hashes of its files.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -38,6 +37,9 @@ pub struct Manifest {
     pub options: Value,
     /// What was left out or cut, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// The largest token id that is no image, if there is a token; shards of older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest_token: Option<u32>,
     /// Length and hash of every other file.
     pub files: BTreeMap<String, FileEntry>,
 }
@@ -105,7 +107,7 @@ impl Manifest {
             field: field.to_owned(),
             problem,
         };
-        let bytes = match fs::read(&path) {
+        let bytes = match vila_files::read(&path, vila_files::MAX_CONFIG) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(ShardError::NotAShard { dir: dir.to_owned() });

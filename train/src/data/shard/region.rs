@@ -1,12 +1,11 @@
 //! A file mapped read-only, checked block by block when first read.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use memmap2::Mmap;
+use vila_files::Map;
 
 use super::BLOCK_BYTES;
 use super::error::{ShardError, io_at};
@@ -14,29 +13,21 @@ use super::error::{ShardError, io_at};
 /// The bytes of one file of a shard.
 pub(super) struct Mapped {
     path: PathBuf,
-    /// `None` for an empty file, which cannot be mapped.
-    map: Option<Mmap>,
+    map: Map,
 }
 
 impl Mapped {
     /// Maps a file that must be `expected` bytes long, as the manifest's `field` demands.
     pub(super) fn open(path: PathBuf, field: &'static str, expected: u64) -> Result<Self, ShardError> {
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        let map = match vila_files::map(&path) {
+            Ok(map) => map,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ShardError::MissingFile { path }),
-            Err(error) => return Err(io_at(&path, "open it")(error)),
+            Err(error) => return Err(io_at(&path, "map it into memory")(error)),
         };
-        let found = file.metadata().map_err(io_at(&path, "read its length"))?.len();
+        let found = map.len() as u64;
         if found != expected {
             return Err(ShardError::Length { path, field, expected, found });
         }
-        let map = match found {
-            0 => None,
-            // SAFETY: the map is read-only and private to this process' view. Shards are written under another name
-            // and renamed when complete, so nobody writes to or shortens a file that has its final name; that is the
-            // contract of the directory.
-            _ => Some(unsafe { Mmap::map(&file) }.map_err(io_at(&path, "map it into memory"))?),
-        };
         Ok(Self { path, map })
     }
 
@@ -45,7 +36,7 @@ impl Mapped {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+        &self.map
     }
 }
 

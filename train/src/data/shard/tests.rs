@@ -250,9 +250,11 @@ fn an_unfinished_shard_leaves_nothing_and_a_finished_one_is_not_overwritten() {
     let dir = scratch.0.join("shard");
     drop(ShardWriter::create(&dir, meta()).unwrap());
     assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0);
-    std::mem::forget(ShardWriter::create(&dir, meta()).unwrap());
+    let leftover = scratch.0.join(".shard.partial-1-7");
+    fs::create_dir(&leftover).unwrap();
+    fs::write(leftover.join(TOKENS), "torn").unwrap();
     write(&dir);
-    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1, "the leftover of a killed writer is replaced");
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1, "the leftover of a killed writer is removed");
     assert!(matches!(ShardWriter::create(&dir, meta()), Err(ShardError::Exists { .. })));
 }
 
@@ -309,4 +311,107 @@ fn every_flipped_bit_is_found() {
     }
     assert!(flips > 1_000);
     ShardReader::open(&dir).unwrap().verify().unwrap();
+}
+
+#[test]
+fn two_writers_of_one_shard() {
+    let scratch = Scratch::new("two");
+    let dir = scratch.0.join("shard");
+    let sample = |tokens| Sample { tokens, loss: &[false, true], images: &[], source: 0, source_line: 1 };
+    let mut first = ShardWriter::create(&dir, meta()).unwrap();
+    first.push(&sample(&[1, 5])).unwrap();
+    let mut second = ShardWriter::create(&dir, meta()).unwrap();
+    second.push(&sample(&[1, 6])).unwrap();
+    first.finish().unwrap();
+    assert!(matches!(second.finish(), Err(ShardError::Exists { .. })));
+    let reader = ShardReader::open(&dir).unwrap();
+    reader.verify().unwrap();
+    assert_eq!(reader.sample(0).unwrap().tokens, [1, 5]);
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
+}
+
+/// Changes an array of records of a file.
+fn with_records<T: bytemuck::Pod>(dir: &Path, name: &str, change: impl FnOnce(&mut [T])) {
+    let mut records: Vec<T> = bytemuck::allocation::pod_collect_to_vec(&fs::read(dir.join(name)).unwrap());
+    change(&mut records);
+    fs::write(dir.join(name), bytemuck::cast_slice(&records)).unwrap();
+}
+
+#[test]
+fn every_rule_of_the_format_is_verified() {
+    type Lie = fn(&Path, &mut Manifest);
+    let lies: &[(&str, Lie)] = &[
+        ("an image is a target", |dir, manifest| {
+            with_records(dir, LOSS, |bits: &mut [u8]| bits[0] |= 1 << 4);
+            with_records(dir, SAMPLES, |records: &mut [SampleRecord]| records[1].target_count += 1);
+            manifest.counts.targets += 1;
+        }),
+        ("a bit after the last token", |dir, _| with_records(dir, LOSS, |bits: &mut [u8]| bits[1] |= 0x80)),
+        ("a gap between records", |dir, _| {
+            with_records(dir, SAMPLES, |records: &mut [SampleRecord]| {
+                records[0].token_count -= 1;
+                records[0].target_count -= 1;
+            });
+        }),
+        ("images of another document", |dir, _| {
+            with_records(dir, SAMPLES, |records: &mut [SampleRecord]| records[0].image_offset = 1);
+        }),
+        ("line 0", |dir, _| with_records(dir, SAMPLES, |records: &mut [SampleRecord]| records[0].source_line = 0)),
+        ("another order than the source's", |dir, _| {
+            with_records(dir, SAMPLES, |records: &mut [SampleRecord]| records[1].source_line = 9);
+        }),
+        ("overlapping images", |dir, _| {
+            with_records(dir, IMAGE_INDEX, |records: &mut [ImageRecord]| {
+                records[1].offset = 2;
+                records[1].crc32c = crc32c::crc32c(b"etwo");
+                records[1].length = 4;
+            });
+        }),
+        ("overlapping names", |dir, _| {
+            with_records(dir, IMAGE_INDEX, |records: &mut [ImageRecord]| records[1].name_offset = 0);
+        }),
+        ("names with a rest", |dir, manifest| {
+            let names = [&fs::read(dir.join(IMAGE_NAMES)).unwrap()[..], b"x"].concat();
+            fs::write(dir.join(IMAGE_NAMES), names).unwrap();
+            manifest.counts.name_bytes += 1;
+        }),
+        ("one image twice", |dir, manifest| {
+            fs::write(dir.join(IMAGES), b"oneone").unwrap();
+            with_records(dir, IMAGE_INDEX, |records: &mut [ImageRecord]| {
+                (records[1].length, records[1].crc32c) = (3, records[0].crc32c);
+            });
+            manifest.counts.image_bytes = 6;
+        }),
+        ("an image without pixels", |dir, _| {
+            with_records(dir, IMAGE_INDEX, |records: &mut [ImageRecord]| records[0].width = 0);
+        }),
+        ("a name that is not UTF-8", |dir, _| with_records(dir, IMAGE_NAMES, |names: &mut [u8]| names[0] = 0xFF)),
+        ("a file that nothing names", |dir, _| fs::write(dir.join("notes.txt"), "x").unwrap()),
+        ("a file that no shard has", |dir, manifest| {
+            let entry = manifest.files[TOKENS].clone();
+            fs::copy(dir.join(TOKENS), dir.join("more.bin")).unwrap();
+            manifest.files.insert("more.bin".into(), entry);
+        }),
+        ("a file outside", |_, manifest| {
+            let entry = manifest.files[TOKENS].clone();
+            manifest.files.insert("../shard/tokens.bin".into(), entry);
+        }),
+        ("a file that is not listed", |_, manifest| drop(manifest.files.remove(IMAGES))),
+        ("another largest token", |_, manifest| manifest.largest_token = Some(8)),
+        ("another tokenizer", |dir, manifest| {
+            fs::write(dir.join(TOKENIZER), "{}").unwrap();
+            manifest.files.insert(TOKENIZER.into(), FileEntry { bytes: 2, sha256: hex(&Sha256::digest("{}")) });
+        }),
+    ];
+    for (number, (what, lie)) in lies.iter().enumerate() {
+        let scratch = Scratch::new(&format!("rule-{number}"));
+        let dir = scratch.0.join("shard");
+        write(&dir);
+        let mut manifest = Manifest::read(&dir).unwrap();
+        lie(&dir, &mut manifest);
+        fs::write(dir.join(MANIFEST), manifest.to_bytes().unwrap()).unwrap();
+        reseal(&dir, |_| ());
+        let found = ShardReader::open(&dir).and_then(|reader| reader.verify());
+        assert!(found.is_err(), "{what} passes");
+    }
 }

@@ -1,12 +1,13 @@
 //! Building a shard directory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use vila_files::NewFolder;
 
 use super::error::{ShardError, io_at};
 use super::manifest::{Counts, FORMAT, FileEntry, Manifest, SourceFile, VERSION};
@@ -61,14 +62,14 @@ pub struct Sample<'a> {
 /// nothing.
 pub struct ShardWriter {
     target: PathBuf,
-    partial: PathBuf,
+    folder: NewFolder,
     meta: ShardMeta,
     counts: Counts,
     skipped: BTreeMap<String, u64>,
+    largest_token: Option<u32>,
     files: Files,
     pending_bits: u8,
     by_content: HashMap<[u8; 32], ImageId>,
-    finished: bool,
 }
 
 struct Files {
@@ -85,18 +86,14 @@ impl ShardWriter {
     /// Begins the shard that will be `dir`.
     ///
     /// # Errors
-    /// `dir` exists, or its parent cannot be written. A leftover of an interrupted writer is replaced.
+    /// `dir` exists, or its parent cannot be written. What interrupted writers of `dir` left is removed.
     pub fn create(dir: impl AsRef<Path>, meta: ShardMeta) -> Result<Self, ShardError> {
         let target = dir.as_ref().to_owned();
         if target.symlink_metadata().is_ok() {
             return Err(ShardError::Exists { path: target });
         }
-        let partial = partial_name(&target);
-        if partial.exists() {
-            fs::remove_dir_all(&partial).map_err(io_at(&partial, "remove the leftover of an interrupted run"))?;
-        }
-        fs::create_dir_all(&partial).map_err(io_at(&partial, "create it"))?;
-        let open = |name| TrackedFile::create(partial.join(name));
+        let folder = NewFolder::begin(&target).map_err(io_at(&target, "begin it"))?;
+        let open = |name| TrackedFile::create(folder.path().join(name));
         let files = Files {
             tokens: open(TOKENS)?,
             loss: open(LOSS)?,
@@ -108,14 +105,14 @@ impl ShardWriter {
         };
         Ok(Self {
             target,
-            partial,
+            folder,
             meta,
             counts: Counts::default(),
             skipped: BTreeMap::new(),
+            largest_token: None,
             files,
             pending_bits: 0,
             by_content: HashMap::new(),
-            finished: false,
         })
     }
 
@@ -129,6 +126,19 @@ impl ShardWriter {
         if documents > 0 {
             *self.skipped.entry(reason.to_owned()).or_default() += documents;
         }
+    }
+
+    /// Says what the source of that index was, once it is read.
+    pub fn set_source(&mut self, index: u32, source: SourceFile) {
+        if let Some(slot) = self.meta.sources.get_mut(index as usize) {
+            *slot = source;
+        }
+    }
+
+    /// Gives the shard another final name in the same folder.
+    pub(crate) fn rename(&mut self, target: &Path) {
+        self.target = target.to_owned();
+        self.folder.rename(target.file_name().unwrap_or_default());
     }
 
     /// Stores an image, or finds the one with the same bytes.
@@ -179,6 +189,8 @@ impl ShardWriter {
         self.files.image_uses.write(bytemuck::cast_slice(sample.images))?;
         self.files.samples.write(bytemuck::bytes_of(&record))?;
         self.write_bits(sample.loss)?;
+        let largest = sample.tokens.iter().copied().filter(|&token| token != IMAGE_PLACEHOLDER).max();
+        self.largest_token = self.largest_token.max(largest);
         self.counts.samples += 1;
         self.counts.targets += targets;
         self.counts.image_uses += u64::from(record.image_count);
@@ -242,25 +254,22 @@ impl ShardWriter {
             sources: std::mem::take(&mut self.meta.sources),
             options: self.meta.options.take(),
             skipped: std::mem::take(&mut self.skipped),
+            largest_token: self.largest_token,
             files,
         };
-        let path = self.partial.join(MANIFEST);
+        let path = self.folder.path().join(MANIFEST);
         let bytes = manifest.to_bytes().map_err(|error| ShardError::Manifest {
             path: path.clone(),
             field: "(whole file)".to_owned(),
             problem: error.to_string(),
         })?;
-        let mut file = File::create(&path).map_err(io_at(&path, "create it"))?;
+        let mut file = vila_files::create(&path).map_err(io_at(&path, "create it"))?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(io_at(&path, "write it"))?;
-        sync_dir(&self.partial)?;
-        if self.target.symlink_metadata().is_ok() {
-            return Err(ShardError::Exists { path: self.target.clone() });
-        }
-        fs::rename(&self.partial, &self.target).map_err(io_at(&self.target, "give the finished shard its name"))?;
-        self.finished = true;
-        if let Some(parent) = self.target.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_dir(parent)?;
-        }
+        self.folder.commit().map_err(|source| match source.kind() {
+            // Another writer was faster.
+            ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty => ShardError::Exists { path: self.target.clone() },
+            _ => io_at(&self.target, "give the finished shard its name")(source),
+        })?;
         Ok(manifest)
     }
 
@@ -276,14 +285,14 @@ impl ShardWriter {
             &mut files.image_names,
         ];
         let mut entries = BTreeMap::new();
-        let mut checksums = TrackedFile::create(self.partial.join(CHECKSUMS))?;
+        let mut checksums = TrackedFile::create(self.folder.path().join(CHECKSUMS))?;
         for (name, file) in CHECKED.into_iter().zip(checked) {
             let (entry, blocks) = file.close()?;
             checksums.write(bytemuck::cast_slice(&blocks))?;
             entries.insert(name.to_owned(), entry);
         }
         if let Some(json) = &self.meta.tokenizer_json {
-            let mut tokenizer = TrackedFile::create(self.partial.join(TOKENIZER))?;
+            let mut tokenizer = TrackedFile::create(self.folder.path().join(TOKENIZER))?;
             tokenizer.write(json)?;
             entries.insert(TOKENIZER.to_owned(), tokenizer.close()?.0);
         }
@@ -291,28 +300,6 @@ impl ShardWriter {
         entries.insert(CHECKSUMS.to_owned(), checksums.close()?.0);
         Ok(entries)
     }
-}
-
-impl Drop for ShardWriter {
-    fn drop(&mut self) {
-        if !self.finished
-            && self.partial.exists()
-            && let Err(error) = fs::remove_dir_all(&self.partial)
-        {
-            tracing::warn!(path = %self.partial.display(), %error, "an unfinished shard could not be removed");
-        }
-    }
-}
-
-/// `dir/name` is built as `dir/.name.partial`.
-fn partial_name(target: &Path) -> PathBuf {
-    let name = target.file_name().map_or_else(|| "shard".into(), |name| name.to_string_lossy());
-    target.with_file_name(format!(".{name}.partial"))
-}
-
-/// Makes a rename or a new file in `dir` survive a power cut.
-fn sync_dir(dir: &Path) -> Result<(), ShardError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at(dir, "force it to disk"))
 }
 
 /// A file that knows its length, its hash and the checksum of each of its blocks.
@@ -327,7 +314,7 @@ struct TrackedFile {
 
 impl TrackedFile {
     fn create(path: PathBuf) -> Result<Self, ShardError> {
-        let file = File::create(&path).map_err(io_at(&path, "create it"))?;
+        let file = vila_files::create(&path).map_err(io_at(&path, "create it"))?;
         let file = BufWriter::with_capacity(BLOCK_BYTES, file);
         Ok(Self { path, file, hash: Sha256::new(), bytes: 0, blocks: Vec::new(), open_block: 0 })
     }

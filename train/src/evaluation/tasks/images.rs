@@ -1,6 +1,6 @@
 //! Finding the image files of a benchmark.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::Result;
 use crate::evaluation::files::Record;
@@ -16,10 +16,16 @@ pub(super) fn find(root: &Path, names: &[String], record: &Record) -> Result<Pat
         std::iter::once(plain).chain(with)
     });
     let mut candidates = candidates.collect::<Vec<_>>().into_iter();
-    candidates.find(|path| path.is_file()).ok_or_else(|| {
+    candidates.find(|path| path.is_file() && is_below(path, root)).ok_or_else(|| {
         let names = names.join(" or ");
         record.error(&format!("there is no image {names} in {}; say with --images where they are", root.display()))
     })
+}
+
+/// Whether a path leads into a folder by its words; links in the folder may lead wherever its owner wants.
+fn is_below(path: &Path, root: &Path) -> bool {
+    let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    path.strip_prefix(root).is_ok_and(|rest| rest.components().all(plain))
 }
 
 /// Decodes base64, line breaks allowed.
@@ -44,4 +50,16 @@ pub(super) fn base64(text: &str, record: &Record) -> Result<Vec<u8>> {
         }
     }
     if bytes.is_empty() { Err(damaged()) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_lie_in_their_folder() {
+        let below = |root: &str, name: &str| is_below(&Path::new(root).join(name), Path::new(root));
+        assert!(below("../coco", "val/1.jpg") && below("", "1.jpg") && below("/", "/etc/1.jpg"));
+        assert!(!below("coco", "../1.jpg") && !below("", "/etc/1.jpg") && !below("/coco", "a/../../1.jpg"));
+    }
 }

@@ -10,7 +10,7 @@ use super::images::{base64, find};
 use super::{Item, TaskFiles};
 use crate::evaluation::files::{Record, files_in, numbered, read_object, read_records};
 use crate::evaluation::metrics::shared;
-use crate::whole_file::write_whole;
+use crate::evaluation::results::Results;
 use crate::{Error, Result};
 
 pub(super) const SHORT: &str = "Answer the question using a single word or phrase.";
@@ -248,7 +248,7 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
     let rows = shared::read_rows(&files.data)?;
     let folder = files.out.join("images");
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let (mut items, mut owners) = (Vec::new(), HashSet::new());
+    let (mut items, mut owners, mut pictures) = (Vec::new(), HashSet::new(), Vec::new());
     for record in rows {
         let index = shared::index_of(&record)?;
         let image = record.text(&["image"])?;
@@ -257,10 +257,7 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
         let path = folder.join(owner.to_string());
         if owner == index {
             let bytes = base64(&image, &record)?;
-            // Those of another table, or of one that was mended, may lie there.
-            if std::fs::read(&path).ok().as_ref() != Some(&bytes) {
-                write_whole(&path, &bytes)?;
-            }
+            pictures.push((format!("images/{owner}"), bytes));
             owners.insert(path.clone());
         }
         let lines = shared::options(&record).into_iter().map(|(letter, text)| format!("{letter}. {text}"));
@@ -268,6 +265,8 @@ fn mmbench_with(files: &TaskFiles, suffix: &str) -> Result<Vec<Item>> {
         let lines: Vec<String> = hint.into_iter().chain([record.text(&["question"])?]).chain(lines).collect();
         items.push(item(index.to_string(), Some(path), &lines.join("\n"), &[suffix], record));
     }
+    // Those of another table, or of one that was mended, may lie there.
+    Results::open(&files.out)?.write(&pictures)?;
     match items.iter().find(|item| !item.images.iter().all(|image| owners.contains(image))) {
         Some(item) => Err(item.record.error("field `image` names a row that is not in the table")),
         None => Ok(items),

@@ -1,5 +1,7 @@
 //! Reading a shard directory.
 
+mod verify;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
@@ -209,6 +211,10 @@ impl ShardReader {
         if targets != view.record.target_count as usize {
             return fault("target_count", format!("is {}, {targets} loss bits are set", view.record.target_count));
         }
+        let learned = |(token, target): (&u32, bool)| target && *token == IMAGE_PLACEHOLDER;
+        if view.tokens.iter().zip(view.loss.iter()).any(learned) {
+            return fault("target_count", "counts an image, which is never a target".to_owned());
+        }
         match view.images.iter().find(|image| u64::from(image.0) >= self.manifest.counts.images) {
             Some(image) => {
                 fault("images", format!("image {} of {} does not exist", image.0, self.manifest.counts.images))
@@ -287,71 +293,26 @@ impl ShardReader {
             .ok_or_else(|| self.fault(&self.image_names, image.0.into(), "name", "is not UTF-8".to_owned()))
     }
 
+    /// The first document with a token of at least `bound` that is no image, and that token.
+    ///
+    /// # Errors
+    /// Damaged records or tokens.
+    pub fn token_from(&self, bound: usize) -> Result<Option<(u64, u32)>, ShardError> {
+        if self.manifest.largest_token.is_some_and(|largest| (largest as usize) < bound) {
+            return Ok(None);
+        }
+        let beyond = |token: &u32| *token as usize >= bound && *token != IMAGE_PLACEHOLDER;
+        let found = (0..self.len()).into_par_iter().map(|index| {
+            let token = self.sample(index)?.tokens.iter().copied().find(beyond);
+            Ok(token.map(|token| (index, token)))
+        });
+        found.find_first(|found: &Result<_, ShardError>| !matches!(found, Ok(None))).unwrap_or(Ok(None))
+    }
+
     /// Where a document came from: file and line.
     pub fn origin(&self, record: &SampleRecord) -> String {
         let source = self.manifest.sources.get(record.source as usize).map_or("unknown source", |source| &source.path);
         format!("{source}:{}", record.source_line)
-    }
-
-    /// Reads everything and checks every hash, checksum, record and cross reference.
-    ///
-    /// # Errors
-    /// The first fault found.
-    pub fn verify(&self) -> Result<(), ShardError> {
-        for region in [&self.tokens, &self.loss, &self.samples, &self.image_uses, &self.image_index, &self.image_names]
-        {
-            region.check_all()?;
-        }
-        (0..self.manifest.counts.images).into_par_iter().try_for_each(|index| {
-            let image = ImageId(index as u32);
-            let record = self.image_record(image)?;
-            self.check_image(&record, self.image_bytes(image, &record)?)?;
-            self.image_name(image).map(drop)
-        })?;
-        (0..self.len()).into_par_iter().try_for_each(|index| self.sample(index).map(drop))?;
-        self.check_totals()?;
-        self.manifest.files.par_iter().try_for_each(|(name, entry)| {
-            let path = self.dir.join(name);
-            let found = hash_file(&path)?;
-            if found == entry.sha256 {
-                return Ok(());
-            }
-            Err(ShardError::Hash { path, expected: entry.sha256.clone(), found })
-        })
-    }
-
-    /// Do the records add up to the manifest's totals, and follow each other without gap or overlap?
-    fn check_totals(&self) -> Result<(), ShardError> {
-        let (mut tokens, mut uses, mut targets) = (0, 0, 0);
-        for index in 0..self.len() {
-            let record = self.record(index)?;
-            if (record.token_offset, record.image_offset) != (tokens, uses) {
-                return Err(self.fault(
-                    &self.samples,
-                    index,
-                    "token_offset",
-                    "does not follow the record before".to_owned(),
-                ));
-            }
-            tokens += u64::from(record.token_count);
-            uses += u64::from(record.image_count);
-            targets += u64::from(record.target_count);
-        }
-        let counts = &self.manifest.counts;
-        for (field, recorded, found) in [
-            ("counts.tokens", counts.tokens, tokens),
-            ("counts.image_uses", counts.image_uses, uses),
-            ("counts.targets", counts.targets, targets),
-        ] {
-            if recorded != found {
-                return Err(ShardError::Manifest {
-                    path: self.dir.join(MANIFEST),
-                    field: field.to_owned(),
-                    problem: format!("is {recorded}, the records add up to {found}"),
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Record `index` of a file of fixed-size records.
