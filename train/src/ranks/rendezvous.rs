@@ -117,7 +117,7 @@ struct Words {
 }
 
 /// First line of a rendezvous file.
-const TITLE: &str = "vila rendezvous";
+const TITLE: &str = "vila-rendezvous";
 
 impl Words {
     fn parse(text: &str) -> Option<Self> {
@@ -179,7 +179,7 @@ fn not_ours(path: &Path) -> Error {
     Error::new(
         ErrorKind::InvalidData,
         format!(
-            "{} is no rendezvous file of vila that this user alone can read; let VILA_RENDEZVOUS name a file that is not there yet",
+            "{} is not a rendezvous file that this user alone can read; let VILA_RENDEZVOUS name a file that is not there yet",
             path.display()
         ),
     )
