@@ -613,7 +613,7 @@ mod tests {
         let dir = scratch("file");
         let path = dir.join("meeting");
         // As `mktemp` leaves it, or an earlier run.
-        for before in [None, Some(""), Some("vila rendezvous\n127.0.0.1:1\n0123456789abcdef0123\n")] {
+        for before in [None, Some(""), Some("vila-rendezvous\n127.0.0.1:1\n0123456789abcdef0123\n")] {
             if let Some(text) = before {
                 super::super::secret::create_private(&path, text).expect("file");
             }
@@ -636,7 +636,7 @@ mod tests {
         let dir = scratch("garbage");
         let path = dir.join("notes");
         let (open, closed) = (0o644, 0o600);
-        let foreign = "vila rendezvous\n127.0.0.1:1\n0123456789abcdef0123\n";
+        let foreign = "vila-rendezvous\n127.0.0.1:1\n0123456789abcdef0123\n";
         for (text, mode) in
             [("my notes\n", closed), ("\u{1b}[31m\n", closed), ("127.0.0.1:99999\n", closed), (foreign, open)]
         {
