@@ -152,7 +152,7 @@ fn mutated_evaluation_files_do_no_harm() {
 #[test]
 fn two_hundred_hostile_records_end_with_a_message() {
     let dir = scratch("hostile-records");
-    let tokenizer = IngestTokenizer::from_file(&world().join("tokenizer.json")).expect("tokenizer");
+    let tokenizer = IngestTokenizer::from_file(world().join("tokenizer.json")).expect("tokenizer");
     let sources = [("text", "text.jsonl"), ("pairs", "pairs.jsonl"), ("mmc4", "mmc4.jsonl")];
     for seed in 0..200u64 {
         let (format, file) = sources[seed as usize % sources.len()];

@@ -3,7 +3,7 @@
 //! * [`read`] and [`open`] accept regular files alone and at most as many bytes as the caller expects: a device, a pipe or a
 //!   sparse file of terabytes is refused with its kind or its size, before anything is read.
 //! * [`map`] maps a file, and names it if it is cut while it is in use.
-//! * [`OwnFolder`], [`NewFolder`], [`write`], [`create`] and [`link`] are all that renames, replaces or removes; a lint forbids it
+//! * [`OwnFolder`], [`NewFolder`], [`write()`], [`create`] and [`link`] are all that renames, replaces or removes; a lint forbids it
 //!   elsewhere. They work on entries directly below a folder of the program's own and refuse links, so that nothing foreign can be
 //!   reached.
 //! * Errors keep their [`std::io::ErrorKind`] and say in words what to do, so that callers only add the path.

@@ -149,6 +149,15 @@ impl OwnFolder {
         fs::rename(from, to).map_err(explain)
     }
 
+    /// Gives a file another name; a file that has it is replaced.
+    ///
+    /// # Errors
+    /// One of the two is a link or a folder, or the disk refuses.
+    pub fn replace(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
+        let ((from, _), (to, _)) = (self.file_entry(from.as_ref())?, self.file_entry(to.as_ref())?);
+        fs::rename(from, to).map_err(explain)
+    }
+
     /// Removes a file, or nothing if there is none.
     ///
     /// # Errors

@@ -53,8 +53,9 @@ fn sequence(steps: Vec<Value>) -> Value {
 }
 
 fn added(id: usize, content: String) -> Value {
-    json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": id % 2 == 0,
-           "special": id % 3 == 0})
+    let (normalized, special) = (id.is_multiple_of(2), id.is_multiple_of(3));
+    json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": normalized,
+           "special": special})
 }
 
 #[test]

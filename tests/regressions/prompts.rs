@@ -348,7 +348,7 @@ fn leading_blank_of_a_text_document() {
     save(&input, &json!({"text": "7 dogs"}));
     let format = Format::parse("text", &FormatOptions::default()).expect("format");
     ingest(&IngestOptions::new(format, vec![input], dir.join("shard")), &tokenizer).expect("ingest");
-    let reader = ShardReader::open(&dir.join("shard")).expect("shard");
+    let reader = ShardReader::open(dir.join("shard")).expect("shard");
     let view = reader.sample(0).expect("document");
     let blank = tokenizer.inner().token_id("\u{2581}").expect("blank");
     assert_eq!(view.tokens[1], blank);

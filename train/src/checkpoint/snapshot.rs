@@ -35,7 +35,7 @@ impl Checkpoints {
         }
         // Only then does the newest checkpoint say what the new one can share.
         self.finish()?;
-        let json = |state| serde_json::to_vec(state).map_err(|e| Error::checkpoint(&self.dir(name), e.to_string()));
+        let json = |state| serde_json::to_vec(state).map_err(|e| Error::checkpoint(self.dir(name), e.to_string()));
         let mut files: Vec<(String, Content)> = vila_files(&carried.config, &carried.tokenizer, &carried.processor)
             .into_iter()
             .map(|(path, bytes)| (path.to_string(), Content::Bytes(bytes)))

@@ -131,7 +131,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(error) => {
             // Help and version are no errors: clap knows which is which.
             let text = error.render().to_string();
-            let _ = if error.use_stderr() { Ok(say(text.trim_end())) } else { say::print(&text) };
+            if error.use_stderr() {
+                say(text.trim_end());
+            } else {
+                // A pipe that nobody reads any more is no failure.
+                let _ = say::print(&text);
+            }
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };

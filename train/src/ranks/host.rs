@@ -291,7 +291,8 @@ impl HostCollective {
 
     /// Sends the same bytes to every rank.
     fn broadcast(&self, kind: CallKind, mine: Vec<u8>, sizes: Vec<Size>) -> Result<Vec<Message>> {
-        self.exchange(kind, vec![Arc::new(mine); self.world], sizes)
+        let mine = Arc::new(mine);
+        self.exchange(kind, (0..self.world).map(|_| Arc::clone(&mine)).collect(), sizes)
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use vila_files::OwnFolder;
+
 use super::handshake::{CallError, Caller, Introduction, introduce};
 use super::host::plain;
 use super::secret::{Secret, SecretSource, create_private, read_private};
@@ -115,7 +117,7 @@ struct Words {
 }
 
 /// First line of a rendezvous file.
-const TITLE: &str = "vila rendezvous";
+const TITLE: &str = "vila-rendezvous";
 
 impl Words {
     fn parse(text: &str) -> Option<Self> {
@@ -150,11 +152,11 @@ impl Notice {
     }
 
     fn post(path: &Path, words: &Words) -> Result<Self> {
-        let name = path.file_name().ok_or_else(|| not_ours(path))?.to_string_lossy().into_owned();
-        let next = path.with_file_name(format!(".{name}.{}", std::process::id()));
+        let (folder, name) = (folder_of(path)?, path.file_name().ok_or_else(|| not_ours(path))?);
+        let next = format!(".{}.{}", name.to_string_lossy(), std::process::id());
         let text = words.text();
-        create_private(&next, &text).map_err(vila_files::explain)?;
-        std::fs::rename(&next, path)?;
+        create_private(&folder.path().join(&next), &text).map_err(vila_files::explain)?;
+        folder.replace(next, name)?;
         Ok(Notice { path: path.into(), text })
     }
 }
@@ -163,16 +165,21 @@ impl Drop for Notice {
     fn drop(&mut self) {
         // Everybody has read it, or never will; a later run must not meet this one.
         if read_private(&self.path).is_ok_and(|text| text == self.text) {
-            let _ = std::fs::remove_file(&self.path);
+            let name = self.path.file_name().unwrap_or_default();
+            let _ = folder_of(&self.path).and_then(|folder| folder.remove_file(name));
         }
     }
+}
+
+fn folder_of(path: &Path) -> Result<OwnFolder> {
+    OwnFolder::open(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
 fn not_ours(path: &Path) -> Error {
     Error::new(
         ErrorKind::InvalidData,
         format!(
-            "{} is no rendezvous file of vila that this user alone can read; let VILA_RENDEZVOUS name a file that is not there yet",
+            "{} is not a rendezvous file that this user alone can read; let VILA_RENDEZVOUS name a file that is not there yet",
             path.display()
         ),
     )

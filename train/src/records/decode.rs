@@ -36,8 +36,11 @@ impl<R: Read> Read for Tallied<R> {
     }
 }
 
+/// A tally that a reader and whoever asks for it share.
+pub(super) type SharedTally = Rc<RefCell<Tally>>;
+
 /// Opens a file, a pipe among them: a person may give one in place of a file.
-pub(super) fn open(path: &Path) -> io::Result<(Box<dyn BufRead>, Rc<RefCell<Tally>>)> {
+pub(super) fn open(path: &Path) -> io::Result<(Box<dyn BufRead>, SharedTally)> {
     let file = File::open(path).map_err(vila_files::explain)?;
     if file.metadata().map_err(vila_files::explain)?.is_dir() {
         return Err(vila_files::explain(ErrorKind::IsADirectory.into()));
@@ -133,7 +136,7 @@ impl<R: Read> Utf16<R> {
             }
             self.rest.extend(odd);
         } else if !odd.is_empty() {
-            units.push(u16::from(char::REPLACEMENT_CHARACTER as u16));
+            units.push(char::REPLACEMENT_CHARACTER as u16);
         }
         let text: String = char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
         self.out = Cursor::new(text.into_bytes());
