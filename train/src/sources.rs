@@ -1,6 +1,6 @@
 //! The data sources of a recipe: shards as they are, raw data ingested once and cached.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vila_files::OwnFolder;
 use vila_model::tokenizer::Tokenizer;
@@ -73,7 +73,8 @@ pub(crate) fn ingest_options(name: &str, spec: &SourceSpec) -> Result<IngestOpti
     let format = Format::parse(format, &format_options).map_err(|error| explain(error.to_string()))?;
     let on_error = spec.on_error.as_deref().map_or(Ok(OnError::default()), str::parse);
     let on_error = on_error.map_err(|error: crate::data::ingest::OptionError| explain(error.to_string()))?;
-    if let Some(pipe) = spec.input.iter().find(|input| input.metadata().is_ok_and(|data| !data.is_file())) {
+    let is_pipe = |input: &&PathBuf| input.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir());
+    if let Some(pipe) = spec.input.iter().find(is_pipe) {
         return Err(explain(format!(
             "{} is no regular file; a recipe reads its sources more than once",
             pipe.display()

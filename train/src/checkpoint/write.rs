@@ -147,3 +147,23 @@ pub(super) fn flush(path: &Path) -> Result<()> {
     faults::pass(faults::SAVE_FLUSH).map_err(Error::io(path))?;
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_with_nan_is_not_written() {
+        let raw = |values: [f32; 2]| RawTensor {
+            dtype: safetensors::Dtype::F32,
+            shape: vec![2],
+            data: vila_model::weights::f32_bytes(&values),
+        };
+        let path = Path::new("llm/model.safetensors");
+        let tensors =
+            |values| BTreeMap::from([("fine".to_string(), raw([1.0, f32::MAX])), ("other".into(), raw(values))]);
+        assert!(check_finite(path, &tensors([0.0, -1.0])).is_ok());
+        let said = check_finite(path, &tensors([0.0, f32::NAN])).expect_err("NaN").to_string();
+        assert!(said.contains("llm/model.safetensors: tensor other holds NaN (element 1)"), "{said}");
+    }
+}

@@ -61,8 +61,8 @@ fn problems(text: &str, root: &Command, home: Option<&Command>) -> Vec<String> {
     let (mut found, mut at) = (Vec::new(), None);
     let mut words = text.split(' ').peekable();
     while let Some(word) = words.next() {
-        let named = words.peek().is_some_and(|next| next.starts_with(|c: char| c.is_ascii_lowercase()));
-        if word.trim_start_matches(['`', '(']) == "vila" && named {
+        // Without the mark of code it is the program's name in prose.
+        if word.trim_start_matches('(') == "`vila" {
             let mut command = root;
             while let Some(next) = words.peek() {
                 let name = next.trim_end_matches(|c: char| !c.is_ascii_lowercase());
