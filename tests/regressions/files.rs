@@ -211,6 +211,41 @@ fn files_of_others_under_a_runs_names() {
     kept(&before);
 }
 
+#[test]
+fn foreign_files_in_the_place_of_a_runs_own() {
+    let run = Run::new("files-replaced");
+    run.trains("save.done#1=kill", &[]);
+    for (name, text) in [
+        ("metrics.jsonl", "mine\n"),
+        ("metrics.jsonl", "{\"mine\": 1}\n"),
+        ("samples.jsonl", "mine\nmine too\n"),
+        ("recipe.hash", "mine\n"),
+    ] {
+        let path = run.out().join(name);
+        let own = fs::read(&path).ok();
+        fs::write(&path, text).expect("file");
+        let before = contents(&run.out());
+        run.refuses(&[], name);
+        run.refuses(&["--restart"], name);
+        kept(&before);
+        own.map_or_else(|| fs::remove_file(&path), |own| fs::write(&path, own)).expect("own file");
+    }
+    run.trains("", &[]);
+}
+
+#[test]
+fn a_page_of_documents_in_the_place_of_a_foreign_file() {
+    let run = Run::new("files-page");
+    run.trains("", &[]);
+    let shard = fs::read_dir(run.out().join("shards")).expect("shards").next().expect("a shard").expect("entry").path();
+    let page = run.dir.join("page.html");
+    let show =
+        || command(&["data", "show", text(&shard), "--html", text(&page)]).output().expect("child").status.code();
+    assert_eq!((show(), show()), (Some(0), Some(0)));
+    fs::write(&page, "mine").expect("file");
+    assert_eq!((show(), fs::read(&page).expect("page")), (Some(1), b"mine".to_vec()));
+}
+
 /// Flips a bit in the middle of a file where it lies, in all its names.
 fn flip(path: &Path) {
     use std::os::unix::fs::FileExt;

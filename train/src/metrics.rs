@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -99,7 +99,7 @@ impl MetricsFile {
     /// Opens the file of a run; lines after `global_step` are dropped, because those steps run again.
     pub fn open(out: &Path, global_step: u64) -> Result<Self> {
         let path = out.join(METRICS);
-        keep_lines(&path, |line| line["step"]["global_step"].as_u64().is_some_and(|step| step <= global_step))?;
+        keep_lines(&path, global_step, step_of)?;
         Ok(MetricsFile { file: append(out, METRICS)?, path })
     }
 
@@ -116,19 +116,53 @@ impl MetricsFile {
     }
 }
 
-/// Rewrites a file of JSON lines without those that `keep` refuses; a torn last line is one of them.
-pub(crate) fn keep_lines(path: &Path, keep: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
+/// The step of the run that a line of the metrics is about.
+pub(crate) fn step_of(line: &serde_json::Value) -> Option<u64> {
+    line["step"]["global_step"].as_u64()
+}
+
+/// Rewrites a run's file of JSON lines without those of steps after `global_step`, and without a torn last line.
+///
+/// # Errors
+/// Another line that `step_of` does not know: somebody else wrote it.
+pub(crate) fn keep_lines(
+    path: &Path,
+    global_step: u64,
+    step_of: impl Fn(&serde_json::Value) -> Option<u64>,
+) -> Result<()> {
+    let steps = lines_of_run(path, step_of)?;
     let mut kept = String::new();
-    let file = File::open(path).map_err(Error::io(path))?;
-    for line in BufReader::new(file).split(b'\n') {
-        let line = String::from_utf8_lossy(&line.map_err(Error::io(path))?).into_owned();
-        if serde_json::from_str(&line).is_ok_and(|value| keep(&value)) {
-            kept.push_str(&line);
-            kept.push('\n');
+    for (_, line) in steps.iter().filter(|(step, _)| *step <= global_step) {
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    if path.exists() { write_whole(path, kept.as_bytes()) } else { Ok(()) }
+}
+
+/// The lines of a run's file with their steps, but for a torn last line; none if there is no file.
+///
+/// # Errors
+/// Those of [`keep_lines`].
+pub(crate) fn lines_of_run(
+    path: &Path,
+    step_of: impl Fn(&serde_json::Value) -> Option<u64>,
+) -> Result<Vec<(u64, String)>> {
+    let text = match vila_files::read(path, u64::MAX) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.map_err(Error::io(path))?,
+    };
+    let text = String::from_utf8_lossy(&text);
+    let count = text.lines().count();
+    let mut lines = Vec::with_capacity(count);
+    for (index, line) in text.lines().enumerate() {
+        match serde_json::from_str(line).ok().and_then(|value| step_of(&value)) {
+            Some(step) => lines.push((step, line.to_string())),
+            None if index + 1 == count && (index > 0 || line.starts_with('{')) => {}
+            None => {
+                let problem = format!("line {} was not written by the run; move the file, or mend the line", index + 1);
+                return Err(Error::OutputDirectory { path: path.to_path_buf(), problem });
+            }
         }
     }
-    write_whole(path, kept.as_bytes())
+    Ok(lines)
 }

@@ -156,10 +156,11 @@ pub(super) fn read_private(path: &Path) -> std::io::Result<String> {
             format!("other users can read or change it (mode {:o}); `chmod 600` it", found.mode() & 0o777),
         ));
     }
-    let mut text = String::new();
-    file.take(MOST + 1).read_to_string(&mut text)?;
-    match text.len() as u64 <= MOST {
-        true => Ok(text),
+    let mut bytes = Vec::new();
+    file.take(MOST + 1).read_to_end(&mut bytes)?;
+    // Bytes that are no text are no secret and no address either.
+    match bytes.len() as u64 <= MOST {
+        true => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         false => Err(std::io::Error::new(ErrorKind::InvalidData, format!("is longer than {MOST} bytes"))),
     }
 }

@@ -7,12 +7,14 @@ use std::path::Path;
 use vila_files::OwnFolder;
 
 use super::samples;
-use crate::metrics::METRICS;
+use crate::metrics::{METRICS, lines_of_run, step_of};
 use crate::sources::SHARDS;
 use crate::{Error, Result, checkpoint, profile, report, tensorboard};
 
 /// Holds the hash of the recipe that a folder belongs to.
 pub(super) const CLAIM: &str = "recipe.hash";
+/// Length of a recipe's hash in hexadecimal.
+const HASH: u64 = 64;
 const LOCK: &str = ".lock";
 
 /// A run's folder that no other process uses meanwhile.
@@ -44,11 +46,18 @@ impl RunFolder {
     /// The recipe hash of the run that was here.
     pub(crate) fn claim(&self) -> Result<Option<String>> {
         let path = self.own.path().join(CLAIM);
-        match vila_files::read_to_string(&path, vila_files::MAX_CONFIG) {
-            Ok(claim) => Ok(Some(claim.trim().to_string())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io(&path)(error)),
+        let foreign = || {
+            let problem = "is not what a run writes under this name; move it, or choose another `out`".into();
+            Error::OutputDirectory { path: path.clone(), problem }
+        };
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            found => found.map_err(Error::io(&path))?.is_file().then_some(()).ok_or_else(foreign)?,
         }
+        let claim = vila_files::read_to_string(&path, HASH + 1).map_err(|_| foreign())?;
+        let claim = claim.trim_end_matches('\n');
+        let is_hash = claim.len() as u64 == HASH && claim.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_hash { Ok(Some(claim.to_string())) } else { Err(foreign()) }
     }
 
     /// Refuses files of others under the names that a run appends to: a run that made a step has left its claim.
@@ -59,8 +68,8 @@ impl RunFolder {
         for name in [METRICS, samples::FILE] {
             let path = self.own.path().join(name);
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file() || found.len() > 0) {
-                let problem =
-                    "was there before the run, which writes a file of this name; move it, or choose another `out`";
+                let problem = "was there before the run, which writes a file of this name (no recipe.hash says that a run was here); \
+                     move it, or choose another `out`";
                 return Err(Error::OutputDirectory { path, problem: problem.into() });
             }
         }
@@ -71,6 +80,8 @@ impl RunFolder {
     pub(crate) fn discard(&self) -> Result<()> {
         let Some(claim) = self.claim()? else { return Ok(()) };
         let at = |name: &str| Error::io(self.own.path().join(name));
+        lines_of_run(&self.own.path().join(METRICS), step_of)?;
+        lines_of_run(&self.own.path().join(samples::FILE), samples::step_of)?;
         checkpoint::discard(&self.own, &claim)?;
         self.remove_made(tensorboard::FOLDER, |_, name| tensorboard::is_own_name(name))?;
         self.remove_made(profile::FOLDER, |depth, name| depth == 1 && profile::FILES.contains(&name))?;

@@ -14,7 +14,12 @@ pub(super) const FILE: &str = "samples.jsonl";
 
 /// Drops what steps said that run again.
 pub(super) fn rewind(out: &Path, global_step: u64) -> Result<()> {
-    keep_lines(&out.join(FILE), |line| line["global_step"].as_u64().is_some_and(|step| step <= global_step))
+    keep_lines(&out.join(FILE), global_step, step_of)
+}
+
+/// The step of the run that a line is about.
+pub(super) fn step_of(line: &serde_json::Value) -> Option<u64> {
+    line["global_step"].as_u64()
 }
 
 /// Lets the model continue each prompt and appends what it said to `samples.jsonl`.

@@ -1,5 +1,8 @@
 //! Documents with their images as one page that needs nothing else.
 
+use std::io::{self, Read};
+use std::path::Path;
+
 use vila_model::image::ImageFormat;
 
 use super::super::shard::{ImageId, SampleView, ShardReader};
@@ -30,6 +33,22 @@ img.tiny { image-rendering: pixelated; }
 const WIDEST: u32 = 280;
 const TINY: u32 = 48;
 
+/// What every page begins with, after its title.
+const MARK: &str = "<mark>learned text</mark>";
+
+/// Writes a page; a file that is no such page is left alone.
+pub(super) fn write(path: &Path, page: &str) -> io::Result<()> {
+    if path.is_file() {
+        let mut start = Vec::new();
+        vila_files::open(path)?.take(1 << 16).read_to_end(&mut start)?;
+        if !String::from_utf8_lossy(&start).contains(MARK) {
+            let problem = "is there already and is no page of this program; move it";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
+        }
+    }
+    vila_files::write(path, page.as_bytes())
+}
+
 pub(super) fn page(reader: &ShardReader, documents: &[(u64, SampleView<'_>, Vec<Piece>)]) -> Result<String, DataError> {
     let counts = reader.counts();
     let title = escape(&reader.dir().to_string_lossy());
@@ -37,7 +56,7 @@ pub(super) fn page(reader: &ShardReader, documents: &[(u64, SampleView<'_>, Vec<
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n<style>{STYLE}</style>\n\
          </head>\n<body>\n<main>\n<h1>{title}</h1>\n<p class=\"facts\">{} of {} documents · {} tokens, {} learned · {} images, {} distinct · \
-         <mark>learned text</mark></p>\n",
+         {MARK}</p>\n",
         documents.len(),
         counts.samples,
         counts.tokens,

@@ -42,7 +42,7 @@ pub fn show(dir: &Path, count: usize, seed: u64, html: Option<&Path>) -> Result<
     }
     if let Some(path) = html {
         let page = html::page(&reader, &documents)?;
-        vila_files::write(path, page.as_bytes()).map_err(|source| DataError::Page { path: path.to_owned(), source })?;
+        html::write(path, &page).map_err(|source| DataError::Page { path: path.to_owned(), source })?;
     }
     let mut text = String::new();
     for (index, view, pieces) in &documents {
