@@ -152,12 +152,12 @@ pub(crate) fn lines_of_run(
         text => text.map_err(Error::io(path))?,
     };
     let text = String::from_utf8_lossy(&text);
-    let count = text.lines().count();
+    let (count, torn) = (text.lines().count(), !text.ends_with('\n'));
     let mut lines = Vec::with_capacity(count);
     for (index, line) in text.lines().enumerate() {
         match serde_json::from_str(line).ok().and_then(|value| step_of(&value)) {
             Some(step) => lines.push((step, line.to_string())),
-            None if index + 1 == count && (index > 0 || line.starts_with('{')) => {}
+            None if torn && index + 1 == count && (index > 0 || line.starts_with('{')) => {}
             None => {
                 let problem = format!("line {} was not written by the run; move the file, or mend the line", index + 1);
                 return Err(Error::OutputDirectory { path: path.to_path_buf(), problem });

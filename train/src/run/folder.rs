@@ -13,7 +13,7 @@ use crate::{Error, Result, checkpoint, profile, report, tensorboard};
 
 /// Holds the hash of the recipe that a folder belongs to.
 pub(super) const CLAIM: &str = "recipe.hash";
-/// Length of a recipe's hash in hexadecimal.
+/// Most digits of a recipe's hash.
 const HASH: u64 = 64;
 const LOCK: &str = ".lock";
 
@@ -56,7 +56,7 @@ impl RunFolder {
         }
         let claim = vila_files::read_to_string(&path, HASH + 1).map_err(|_| foreign())?;
         let claim = claim.trim_end_matches('\n');
-        let is_hash = claim.len() as u64 == HASH && claim.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_hash = (16..=HASH).contains(&(claim.len() as u64)) && claim.bytes().all(|byte| byte.is_ascii_hexdigit());
         if is_hash { Ok(Some(claim.to_string())) } else { Err(foreign()) }
     }
 
