@@ -117,7 +117,7 @@ impl ImageFolder {
             "image file {} lies outside the image folder {}; name a folder that holds it (--images, or `images` in a recipe), or \
              allow such files with --images-anywhere (`images_anywhere = true`)",
             path.display(),
-            self.root.display()
+            bounds.display()
         ))))
     }
 }
