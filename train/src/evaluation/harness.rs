@@ -1,7 +1,7 @@
 //! Runs a task: asks every question once, keeps the answers as they come, and scores what is there in the end.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::tasks::{Answer, Item, Style, Task, TaskFiles, with_shots};
 use crate::data::template::Template;
 use crate::data::tokens::hex;
 use crate::say::say;
-use crate::whole_file::write_whole;
+use crate::whole_file::{append, write_whole};
 use crate::{Error, Result};
 
 /// What answers questions.
@@ -283,7 +283,7 @@ pub fn evaluate(model: &dyn Answerer, options: &EvalOptions) -> Result<Evaluatio
     let header = header(model, options, &asked)?;
     let path = out.join(options.shard.file_name());
     let answered = open_answers(&path, &header)?;
-    let mut file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
+    let mut file = append(out, &options.shard.file_name())?;
     let mut progress = Progress::new(options.task, options.shard.of(&asked).len());
     for asked in options.shard.of(&asked) {
         if !answered.contains_key(&asked.item.id) {
