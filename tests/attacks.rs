@@ -142,7 +142,7 @@ fn mutated_evaluation_files_do_no_harm() {
         let began = Instant::now();
         let done = std::panic::catch_unwind(|| metric.compute(&files));
         let done = done.unwrap_or_else(|_| panic!("{}: seed {seed}; the files are in {}", metric.name, dir.display()));
-        assert!(began.elapsed() < Duration::from_secs(10), "{}: seed {seed}", metric.name);
+        assert!(began.elapsed() < Duration::from_secs(60), "{}: seed {seed}", metric.name);
         accepted += u64::from(done.is_ok());
         mutants += 1;
     }
@@ -169,7 +169,7 @@ fn two_hundred_hostile_records_end_with_a_message() {
             };
             let began = Instant::now();
             let done = ingest(&options, &tokenizer);
-            assert!(began.elapsed() < Duration::from_secs(10), "{seed}");
+            assert!(began.elapsed() < Duration::from_secs(60), "{seed}");
             match done {
                 Ok(_) => std::fs::remove_dir_all(&out).expect("shard"),
                 Err(error) => assert!(error.to_string().contains(&format!("{seed}.jsonl")), "{seed}: {error}"),

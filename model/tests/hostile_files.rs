@@ -409,7 +409,7 @@ fn two_hundred_hostile_configurations_end_with_a_message() {
         std::fs::write(dir.join(name), value.to_string()).expect("write");
         let began = Instant::now();
         let (loaded, peak) = peak(|| Vila::load(&dir, Arc::new(CpuBackend::fast())));
-        assert!(began.elapsed() < Duration::from_secs(10) && peak < 1 << 30, "{seed}: {peak} bytes");
+        assert!(began.elapsed() < Duration::from_secs(60) && peak < 1 << 30, "{seed}: {peak} bytes");
         if let Err(error) = loaded {
             refused += 1;
             assert!(error.to_string().len() < 200_000, "{seed}");

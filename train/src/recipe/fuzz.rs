@@ -122,7 +122,7 @@ fn mutated_recipes_do_no_harm() {
             Ok(whole) => accepted += u64::from(whole),
             Err(_) => panic!("VILA_FUZZ_SEED={seed} shows it again"),
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "VILA_FUZZ_SEED={seed} takes {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(30), "VILA_FUZZ_SEED={seed} takes {:?}", began.elapsed());
         mutants += 1;
     }
     println!("{mutants} mutants, {accepted} whole");
