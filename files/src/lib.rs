@@ -14,6 +14,6 @@ mod printable;
 mod read;
 
 pub use map::{Map, map};
-pub use owned::{NewFolder, OwnFolder, create, link, write};
+pub use owned::{NewFolder, OwnFolder, create, link, parent_of, write};
 pub use printable::printable;
 pub use read::{MAX_CONFIG, MAX_IMAGE, explain, open, read, read_to_string};

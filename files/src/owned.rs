@@ -265,8 +265,7 @@ impl NewFolder {
     pub fn begin(target: &Path) -> io::Result<Self> {
         let name =
             target.file_name().ok_or_else(|| wrong(ErrorKind::InvalidInput, "has no name; name a new folder"))?;
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let parent = OwnFolder::create(parent)?;
+        let parent = OwnFolder::create(parent_of(target))?;
         check_free(&parent.path.join(name))?;
         clear_leftovers(&parent, name);
         let partial = unique(&parent.path, name, |path| fs::create_dir(path).map(|()| path.to_path_buf()))?;
@@ -368,8 +367,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).map_err(explain);
     }
     let name = path.file_name().ok_or_else(|| wrong(ErrorKind::InvalidInput, "has no file name"))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    OwnFolder::open(parent)?.write(name, bytes)
+    OwnFolder::open(parent_of(path))?.write(name, bytes)
+}
+
+/// The folder that a path lies in: the working one for a bare name.
+pub fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The one component of a name; nothing may lead out of a folder.

@@ -101,7 +101,7 @@ fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<
 }
 
 fn check_destination(from: &Path, to: &Path) -> Result<()> {
-    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = vila_files::parent_of(to);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let (from, parent) =
         (from.canonicalize().map_err(Error::io(from))?, parent.canonicalize().map_err(Error::io(parent))?);

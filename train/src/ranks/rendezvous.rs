@@ -172,7 +172,7 @@ impl Drop for Notice {
 }
 
 fn folder_of(path: &Path) -> Result<OwnFolder> {
-    OwnFolder::open(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    OwnFolder::open(vila_files::parent_of(path))
 }
 
 fn not_ours(path: &Path) -> Error {

@@ -69,7 +69,7 @@ impl WorldFolder {
         let listed = vila_files::read_to_string(&self.dir.join(FILES), vila_files::MAX_CONFIG);
         let listed = listed.map_err(Error::io(self.dir.join(FILES)))?;
         let files: Vec<&Path> = listed.lines().chain([FILES, IDENTITY]).map(Path::new).collect();
-        let parent = self.dir.parent().unwrap_or(Path::new("."));
+        let parent = vila_files::parent_of(&self.dir);
         let gone = OwnFolder::open(parent)
             .and_then(|parent| parent.remove_listed(self.dir.file_name().unwrap_or_default(), &files));
         match gone.map_err(Error::io(&self.dir))? {
